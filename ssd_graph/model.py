@@ -1,0 +1,68 @@
+"""SSD300: trunk, five extra blocks and two heads on each of six feature maps (REF ssd300.SSD300)."""
+
+# N images, A = 8732 default boxes, C classes, S cells a side of a feature map
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssd_graph.config import SSD300_BOXES, ModelConfig
+from ssd_graph.resnet import Trunk
+
+_EXTRA_STRIDES = (2, 2, 2, 1, 1)
+
+
+class SSD300(nn.Module):
+    """The detector without its postprocessing."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config.trunk_blocks, config.trunk_channels)
+        channels = [config.trunk_channels[-1], *(out for _, out in config.extra_channels)]
+        self.extra = nn.ModuleList(
+            _extra_block(channels[i], *config.extra_channels[i], stride) for i, stride in enumerate(_EXTRA_STRIDES)
+        )
+        per_cell = SSD300_BOXES.num_per_cell
+        self.box_head = nn.ModuleList(_head(c, n * 4) for c, n in zip(channels, per_cell, strict=True))
+        self.class_head = nn.ModuleList(
+            _head(c, n * config.num_classes) for c, n in zip(channels, per_cell, strict=True)
+        )
+        for module in (*self.extra.modules(), *self.box_head, *self.class_head):
+            if isinstance(module, nn.Conv2d):
+                # Biases keep PyTorch's default: REF initialises only parameters of more than one dimension.
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Box regression [N, 4, A] and class logits [N, C, A] of normalised images [N, 3, 300, 300].
+
+        A head's channel is `coordinate * num_per_cell + box` (or class instead of coordinate), so that
+        flattening gives REF's anchor order.
+        """
+        features = [self.trunk(images)]
+        for block in self.extra:
+            features.append(block(features[-1]))
+        boxes = [head(f).reshape(len(f), 4, -1) for head, f in zip(self.box_head, features, strict=True)]
+        classes = [
+            head(f).reshape(len(f), self.config.num_classes, -1)
+            for head, f in zip(self.class_head, features, strict=True)
+        ]
+        return torch.cat(boxes, 2), torch.cat(classes, 2)
+
+
+class _ExtraBlock(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        for conv in self:
+            input = F.relu(conv(input))
+        return input
+
+
+def _extra_block(in_channels: int, mid: int, out: int, stride: int) -> _ExtraBlock:
+    # The last two blocks shrink their map by leaving out the padding instead of by stride.
+    return _ExtraBlock(nn.Conv2d(in_channels, mid, 1), nn.Conv2d(mid, out, 3, stride, padding=stride - 1))
+
+
+def _head(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)

@@ -1,0 +1,77 @@
+"""ResNet trunk up to conv4_x with stride 8 (He et al., arXiv 1512.03385; REF base_model.ResNet34).
+
+Names are torchvision's, so that its ImageNet weights load by name.
+"""
+
+# N images, C channels
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that hands on new running statistics instead of writing into the old ones.
+
+    In training the buffers are replaced, never mutated. Under `functional_call` the replacements come back
+    in the caller's dictionary, so the graph holds one functional operation a layer and no copies.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.num_batches_tracked = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        output, _, _, self.running_mean, self.running_var = torch.ops.aten._native_batch_norm_legit_functional(
+            input, self.weight, self.bias, self.running_mean, self.running_var, True, self.momentum, self.eps
+        )
+        return output
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(out_channels)
+        self.downsample = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Trunk(nn.Module):
+    """conv1 to conv4_x; conv4_x keeps conv3_x's resolution, so the output has stride 8."""
+
+    def __init__(self, blocks: tuple[int, int, int], channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = BatchNorm2d(channels[0])
+        self.layer1 = _stage(channels[0], channels[0], blocks[0], stride=1)
+        self.layer2 = _stage(channels[0], channels[1], blocks[1], stride=2)
+        self.layer3 = _stage(channels[1], channels[2], blocks[2], stride=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [N, C, 38, 38] of images [N, 3, 300, 300]."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        return self.layer3(self.layer2(self.layer1(x)))
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))

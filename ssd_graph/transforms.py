@@ -1,0 +1,120 @@
+"""Host side of the pipeline: decode, SSD crop, resize to uint8, and the draws of what the graph does later.
+
+`preprocess` is the one definition of an evaluation input; training validation and the onnxruntime
+evaluator both call it.
+"""
+
+# G boxes of an image
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ssd_graph.boxes import area, iou, xyxy_to_cxcywh
+from ssd_graph.cli import InputError
+from ssd_graph.config import IMAGE_SIZE, AugmentConfig
+
+NUM_BLENDS = 6
+"""Colour blends an image goes through: up to three before the hue shift and up to three behind it."""
+
+_MIN_IOUS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))
+"""The seven equally likely demands on a crop; None asks for no crop at all."""
+
+
+class ColourJitter(NamedTuple):
+    """One image's colour change, carried out in augment.py."""
+
+    blends: np.ndarray
+    """float32 [NUM_BLENDS, 3]: image weight, weight of its luma, weight of its mean luma."""
+    hue: float
+    """Shift in turns."""
+
+
+def decode(path: Path) -> Image.Image:
+    """Decode an image file to RGB; greyscale, palette and CMYK files are converted, EXIF is ignored.
+
+    Raises:
+        InputError: the file is missing or is not a readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot decode {path}: {error}; replace the file or remove it from the annotations") from error
+
+
+def preprocess(image: Image.Image) -> np.ndarray:
+    """The whole image as uint8 RGB [300, 300, 3], antialiased bilinear, aspect ratio not kept (REF val transform)."""
+    return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+
+
+def random_crop(
+    rng: np.random.Generator, boxes_xyxy: np.ndarray, labels: np.ndarray, attempts: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw an SSD crop (SSD paper section 2.2; REF utils.SSDCropping).
+
+    A crop has sides of 0.3 to 1 of the image and an aspect of 0.5 to 2. Every box must overlap it by more
+    than the drawn IoU; boxes whose centre lies inside stay, clipped, and at least one must.
+
+    Args:
+        boxes_xyxy: float32 [G, 4], relative to the image, G >= 1.
+        labels: int64 [G].
+        attempts: crops tried before the demand is drawn again.
+
+    Returns:
+        The crop as float64 xyxy [4] relative to the image, and its boxes (relative to the crop) and labels.
+    """
+    centres = xyxy_to_cxcywh(boxes_xyxy)[:, :2]
+    while True:
+        min_iou = _MIN_IOUS[rng.integers(len(_MIN_IOUS))]
+        if min_iou is None:
+            return np.array([0.0, 0.0, 1.0, 1.0]), boxes_xyxy, labels
+        for _ in range(attempts):
+            size = rng.uniform(0.3, 1.0, 2)
+            corner = rng.uniform(0.0, 1.0 - size)
+            if not 0.5 <= size[0] / size[1] <= 2.0:
+                continue
+            crop = np.concatenate([corner, corner + size])
+            if not (iou(boxes_xyxy, crop[None])[:, 0] > min_iou).all():
+                continue
+            clipped = ((boxes_xyxy.clip(crop[[0, 1, 0, 1]], crop[[2, 3, 2, 3]]) - np.tile(corner, 2)) / np.tile(size, 2))
+            clipped = clipped.astype(np.float32)
+            # A sliver can lose its area to rounding; such a box would make the loss infinite.
+            kept = ((centres > crop[:2]) & (centres < crop[2:])).all(1) & (area(clipped) > 0)
+            if kept.any():
+                return crop, clipped[kept], labels[kept]
+
+
+def cut(image: Image.Image, crop: np.ndarray) -> Image.Image:
+    """The part of `image` inside `crop` [4] (relative xyxy), cut at whole pixels rounded down as in REF."""
+    left, top, right, bottom = (int(v) for v in crop * np.tile(image.size, 2))
+    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> ColourJitter:
+    """Draw brightness, contrast, saturation and hue changes in random order (REF: torchvision ColorJitter).
+
+    Brightness b blends the image with black, contrast c with its mean luma and saturation s with its luma,
+    each as `factor * image + (1 - factor) * other`; so all three are rows of one table.
+    """
+
+    def factor(strength: float) -> float:
+        return float(rng.uniform(1.0 - strength, 1.0 + strength))
+
+    brightness, contrast, saturation = (factor(s) for s in (config.brightness, config.contrast, config.saturation))
+    hue = float(rng.uniform(-config.hue, config.hue))
+    rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0 - contrast), (saturation, 1.0 - saturation, 0.0))
+    order = [int(i) for i in rng.permutation(4)]
+    hue_position = order.index(3)
+    blends = np.tile(np.float32([1.0, 0.0, 0.0]), (NUM_BLENDS, 1))
+    for position, change in enumerate(order):
+        if change < 3:
+            # Before the hue shift: slots 0 to 2; behind it: slots 3 to 5, `position` being at least 1 there.
+            blends[position if position < hue_position else position + 2] = rows[change]
+    return ColourJitter(blends, hue)
+
+
