@@ -50,6 +50,11 @@ def shapes_root() -> Path:
     return root
 
 
+def data_root(name: str) -> Path:
+    """The folder that a --data argument means: `shapes` is the generated data set, all else a path."""
+    return shapes_root() if name == "shapes" else Path(name)
+
+
 def write_shapes(root: Path, num_images: dict[str, int]) -> None:
     """Write `num_images` of each split as a COCO folder below `root`."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)

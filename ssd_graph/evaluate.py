@@ -1,0 +1,175 @@
+"""Detections -> COCO numbers, by pycocotools, without torch."""
+
+# N images, D detections an image, R detections of all images
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ssd_graph.cli import InputError
+
+STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The twelve numbers in pycocotools' order; -1 where there is no ground truth of that size."""
+
+
+class DetectionRows(NamedTuple):
+    """Detections of many images in COCO's result format."""
+
+    image_ids: np.ndarray
+    """int64 [R]."""
+    category_ids: np.ndarray
+    """int64 [R]."""
+    boxes_xywh: np.ndarray
+    """float64 [R, 4], pixels of the original image."""
+    scores: np.ndarray
+    """float64 [R]."""
+
+    def __len__(self) -> int:  # type: ignore[override]
+        return len(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class CocoScores:
+    """What COCO says of a set of detections."""
+
+    stats: dict[str, float]
+    """Keys STAT_NAMES."""
+    per_class: dict[str, float | None]
+    """AP by category name; None without ground truth."""
+    table: str
+    """pycocotools' own summary."""
+
+
+def detection_rows(
+    image_ids: np.ndarray,
+    sizes: np.ndarray,
+    num_detections: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+) -> DetectionRows:
+    """Rows of a batch of detections (see postprocess.Detections), in image pixels.
+
+    Args:
+        image_ids: int64 [N].
+        sizes: int32 [N, 2], width and height.
+        num_detections: int64 [N].
+        boxes: float32 xyxy [N, D, 4], relative.
+        scores: float32 [N, D].
+        labels: int64 [N, D], category ids.
+    """
+    found = np.arange(boxes.shape[1]) < num_detections[:, None]
+    pixels = boxes.astype(np.float64) * np.tile(sizes, 2)[:, None, :]
+    pixels[..., 2:] -= pixels[..., :2]
+    owners = np.broadcast_to(image_ids[:, None], found.shape)
+    return DetectionRows(owners[found], labels[found], pixels[found], scores[found].astype(np.float64))
+
+
+def join_rows(parts: list[DetectionRows]) -> DetectionRows:
+    """All rows, by image id, within an image best first; independent of how the images were batched."""
+    joined = DetectionRows(*(np.concatenate(columns) for columns in zip(_NO_ROWS, *parts, strict=True)))
+    order = np.argsort(joined.image_ids, kind="stable")
+    return DetectionRows(*(column[order] for column in joined))
+
+
+_NO_ROWS = DetectionRows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0))
+
+
+class CocoScorer:
+    """The ground truth of a split, read once and used for any number of evaluations."""
+
+    def __init__(self, annotation_file: Path) -> None:
+        """Raises InputError if the file cannot be read as COCO ground truth."""
+        self._truth = COCO()
+        try:
+            self._truth.dataset = json.loads(annotation_file.read_bytes())
+            for number, annotation in enumerate(self._truth.dataset["annotations"], start=1):
+                # The MLPerf scripts' bbox_only files leave these out.
+                annotation.setdefault("id", number)
+                annotation.setdefault("iscrowd", 0)
+                annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._truth.createIndex()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"cannot read ground truth from {annotation_file}: {error}") from error
+
+    def score(self, rows: DetectionRows, image_ids: np.ndarray | None = None) -> CocoScores:
+        """Score detections on `image_ids` (int64, all images by default); no detections give AP 0.
+
+        Raises:
+            InputError: a detection is on an image that the ground truth does not have.
+        """
+        unknown = set(rows.image_ids.tolist()) - set(self._truth.getImgIds())
+        if unknown:
+            raise InputError(f"detections on image {min(unknown)}, which the ground truth does not have")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            evaluation = COCOeval(self._truth, self._results(rows), "bbox")
+            if image_ids is not None:
+                evaluation.params.imgIds = sorted(int(i) for i in image_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            printed.seek(0)
+            printed.truncate()
+            evaluation.summarize()
+        stats = dict(zip(STAT_NAMES, (float(v) for v in evaluation.stats), strict=True))
+        return CocoScores(stats, self._per_class(evaluation), printed.getvalue().rstrip())
+
+    def _results(self, rows: DetectionRows) -> COCO:
+        if len(rows):
+            columns = (rows.image_ids[:, None], rows.boxes_xywh, rows.scores[:, None], rows.category_ids[:, None])
+            return self._truth.loadRes(np.concatenate(columns, 1))
+        results = COCO()  # loadRes fails on an empty list
+        results.dataset = {**self._truth.dataset, "annotations": []}
+        results.createIndex()
+        return results
+
+    def _per_class(self, evaluation: Any) -> dict[str, float | None]:
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, categories]
+        result: dict[str, float | None] = {}
+        for k, category_id in enumerate(evaluation.params.catIds):
+            values = precision[:, :, k]
+            name = self._truth.cats[category_id]["name"]
+            result[name] = float(values.mean()) if (values > -1).any() else None
+        return result
+
+
+def detections_json(rows: DetectionRows) -> str:
+    """COCO's result format with every digit, one detection a line."""
+    lines = (
+        f'{{"image_id":{image},"category_id":{category},"bbox":[{x!r},{y!r},{w!r},{h!r}],"score":{score!r}}}'
+        for image, category, (x, y, w, h), score in zip(*(column.tolist() for column in rows), strict=True)
+    )
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def sha256_of(text: str) -> str:
+    """Hex digest of UTF-8 text; of `detections_json` it is what `sha256sum detections.json` prints."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_detections(path: Path) -> DetectionRows:
+    """Read COCO's result format.
+
+    Raises:
+        InputError: the file is missing or is something else.
+    """
+    try:
+        items = json.loads(path.read_bytes())
+        return DetectionRows(
+            np.array([d["image_id"] for d in items], np.int64),
+            np.array([d["category_id"] for d in items], np.int64),
+            np.array([d["bbox"] for d in items], np.float64).reshape(-1, 4),
+            np.array([d["score"] for d in items], np.float64),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read detections from {path}: {error}") from error

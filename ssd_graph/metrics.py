@@ -1,0 +1,81 @@
+"""What a run says: one console line now and then, and one JSON object a line in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ssd_graph.cli import InputError
+
+
+class RunLog:
+    """Console and `metrics.jsonl` of a run; only rank 0 has one that speaks."""
+
+    def __init__(self, path: Path | None, total_steps: int, first_step: int = 0) -> None:
+        """`path` is the JSON file, or None for a silent log; records of `first_step` and later are dropped."""
+        self._file = None
+        self._bar: tqdm[Any] | None = None
+        self._speaks = path is not None
+        if path is not None:
+            kept = _records_before(path, first_step) if first_step else []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(line + "\n" for line in kept))
+            self._file = path.open("a", encoding="utf-8")
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total_steps, initial=first_step, unit="step", leave=False)
+
+    def advance(self) -> None:
+        """Move the progress bar, which only a terminal shows, by one step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the progress bar."""
+        if self._speaks:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def record(self, event: str, step: int, **values: Any) -> None:
+        """Append a record to `metrics.jsonl`; `step` counts the steps done."""
+        if self._file is not None:
+            self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file and the bar."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def read_records(path: Path, event: str) -> list[dict[str, Any]]:
+    """The records of one kind of event, in order."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in records if record["event"] == event]
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _records_before(path: Path, step: int) -> list[str]:
+    """Whole lines of an earlier run up to `step`; a line cut off by a crash is dropped with what follows."""
+    kept = []
+    if not path.is_file():
+        raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError):
+            break
+        kept.append(line)
+    return kept

@@ -1,0 +1,36 @@
+"""Learning rate as a pure function of the step, so that a resumed run needs no saved schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from ssd_graph.config import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up, then multi-step decay (REF train.lr_warmup and train.train300_mlperf_coco)."""
+
+    recipe: Recipe
+    global_batch: int
+    """Images of all devices in a step."""
+    num_images: int
+    """Images of an epoch."""
+
+    def step_of_epoch(self, epoch: float) -> int:
+        """The first step that starts after `epoch` epochs' worth of images."""
+        return ceil(round(epoch * self.num_images / self.global_batch, 6))
+
+    @property
+    def base_rate(self) -> float:
+        """Rate after warm-up; it grows with the global batch."""
+        return self.recipe.learning_rate * self.global_batch / 32
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0; step 0 of a warm-up has rate 0, as in REF with factor 0."""
+        warmup_steps = round(self.recipe.warmup_epochs * self.num_images / self.global_batch)
+        if step < warmup_steps:
+            return self.base_rate * step / warmup_steps
+        num_decays = sum(step >= self.step_of_epoch(epoch) for epoch in self.recipe.decay_epochs)
+        return self.base_rate * self.recipe.decay_factor**num_decays
