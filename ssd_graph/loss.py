@@ -42,7 +42,7 @@ def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets
     box = (smooth_l1(box_regression - targets.boxes).sum(1) * positive).sum(1)
 
     # Without positives both sums are zero already, and so is the number of mined negatives.
-    scale = 1.0 / (num_positive.clamp_min(1.0) * len(num_positive))
+    scale = 1.0 / (num_positive.clamp_min(1.0) * num_positive.shape[0])
     box, classification = (box * scale).sum(), (classification * scale).sum()
     return Losses(box + classification, box, classification, num_positive.sum())
 

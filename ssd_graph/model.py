@@ -44,9 +44,9 @@ class SSD300(nn.Module):
         features = [self.trunk(images)]
         for block in self.extra:
             features.append(block(features[-1]))
-        boxes = [head(f).reshape(len(f), 4, -1) for head, f in zip(self.box_head, features, strict=True)]
+        boxes = [head(f).reshape(f.shape[0], 4, -1) for head, f in zip(self.box_head, features, strict=True)]
         classes = [
-            head(f).reshape(len(f), self.config.num_classes, -1)
+            head(f).reshape(f.shape[0], self.config.num_classes, -1)
             for head, f in zip(self.class_head, features, strict=True)
         ]
         return torch.cat(boxes, 2), torch.cat(classes, 2)

@@ -40,7 +40,9 @@ class Postprocess(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("defaults", torch.from_numpy(default_boxes()), persistent=False)
-        self.register_buffer("category_ids", torch.tensor(category_ids), persistent=False)
+        # The category of each of an image's K * T candidates.
+        candidate_labels = torch.tensor(category_ids).repeat_interleave(config.candidates_per_class)
+        self.register_buffer("candidate_labels", candidate_labels, persistent=False)
 
     def forward(self, box_regression: Tensor, class_logits: Tensor) -> Detections:
         """Detections of float32 box regression [N, 4, A] and class logits [N, C, A]."""
@@ -65,10 +67,8 @@ class Postprocess(nn.Module):
 
         scores, rows = kept_scores.topk(self.config.detections_per_image, dim=1)  # [N, D]
         found = scores > 0
-        labels = self.category_ids[rows // num_candidates]
-        return Detections(
-            found.sum(1), _gather_rows(candidates, rows) * found[:, :, None], scores, labels * found
-        )
+        labels = self.candidate_labels[rows] * found
+        return Detections(found.sum(1), _gather_rows(candidates, rows) * found[:, :, None], scores, labels)
 
 
 def below(threshold: float) -> float:

@@ -1,11 +1,12 @@
-"""A generated data set in COCO's format that needs no download: drawn shapes on textured backgrounds.
+"""A generated data set in COCO's format that needs no download: coloured shapes on textured grey.
 
-Six categories whose ids have gaps, objects from about 14 to 240 pixels that may overlap, and one image in
-ten without any. Annotations depend only on this file; JPEG bytes also on the libjpeg behind Pillow.
+Six categories whose ids have gaps, each with a hue of its own so that a small network learns them in
+minutes; objects from about 16 to 220 pixels that may overlap; one image in ten without any. Annotations depend only on this file; JPEG bytes also on the libjpeg behind Pillow.
 """
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CATEGORIES = {2: "disc", 3: "square", 5: "triangle", 7: "star", 11: "ring", 13: "cross"}
-"""Category id -> name."""
+"""Category id -> name; hues lie evenly round the colour circle in this order."""
 NUM_IMAGES = {"train": 720, "val": 150}
 EMPTY_SHARE = 0.1
 _SUPERSAMPLE = 2
@@ -81,7 +82,8 @@ def write_shapes(root: Path, num_images: dict[str, int]) -> None:
 def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
     """A picture of 240 to 400 pixels a side and its objects: `category_id`, `bbox` xywh in pixels, `area`."""
     width, height = (int(v) for v in rng.integers(240, 401, 2))
-    picture = Image.fromarray(_texture(rng, width, height))
+    grey = np.full(3, rng.uniform(40, 215))
+    picture = Image.fromarray(_texture(rng, width, height, grey + rng.normal(0, 8, 3)))
     objects: list[dict[str, Any]] = []
     taken = np.zeros((height, width), bool)
     num_objects = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, 7))
@@ -96,18 +98,24 @@ def draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[dict[str, An
         if (window & mask).sum() > 0.15 * mask.sum():  # mostly hidden objects would be unfair
             continue
         window |= mask
-        paint = Image.fromarray(_texture(rng, w, h))
+        paint = Image.fromarray(_texture(rng, w, h, _colour(rng, category_id)))
         picture.paste(paint, (x, y), Image.fromarray(mask.astype(np.uint8) * 255))
         objects.append({"category_id": category_id, "bbox": [x, y, w, h], "area": int(mask.sum())})
     return picture, objects
 
 
-def _texture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Smooth coloured noise of two octaves, uint8 [height, width, 3]."""
-    base = rng.uniform(30, 225, 3)
+def _colour(rng: np.random.Generator, category_id: int) -> np.ndarray:
+    """A colour near the category's hue, RGB [3] in levels."""
+    hue = list(CATEGORIES).index(category_id) / len(CATEGORIES) + rng.normal(0, 0.03)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.5, 0.9), rng.uniform(0.5, 0.95)))
+
+
+def _texture(rng: np.random.Generator, width: int, height: int, base: np.ndarray) -> np.ndarray:
+    """The colour `base` (RGB [3]) under smooth noise of two octaves, uint8 [height, width, 3]."""
     image = np.broadcast_to(base, (height, width, 3)).copy()
-    for cells, strength in ((3, 30.0), (12, 14.0)):
-        noise = (rng.normal(0, strength, (cells, cells, 3)) + 128).clip(0, 255).astype(np.uint8)
+    for cells, strength in ((3, 24.0), (12, 14.0)):
+        noise = (rng.normal(0, strength, (cells, cells, 1)) + rng.normal(0, 5, (cells, cells, 3)) + 128)
+        noise = noise.clip(0, 255).astype(np.uint8)
         smooth = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
         image += np.asarray(smooth, np.float64) - 128
     return image.clip(0, 255).astype(np.uint8)

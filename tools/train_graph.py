@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ssd_graph.cli import run
+from ssd_graph.cli import positive, run
 from ssd_graph.coco import DEFAULT_ROOT
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES
 
@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--resume", type=Path, help="checkpoint to continue exactly")
 
     device = result.add_argument_group("device").add_mutually_exclusive_group()
-    device.add_argument("--npus", type=int, metavar="N", help="Ascend NPUs of this machine")
-    device.add_argument("--gpus", type=int, metavar="N", help="CUDA GPUs of this machine")
-    device.add_argument("--cpus", type=int, metavar="N", help="CPU processes (default: 1)")
+    device.add_argument("--npus", type=positive, metavar="N", help="Ascend NPUs of this machine")
+    device.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
+    device.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
     device = result.add_argument_group("graph")
     device.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
     device.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
@@ -37,17 +37,17 @@ def parser() -> argparse.ArgumentParser:
     recipe = result.add_argument_group("recipe (each flag overrides one of its numbers)")
     recipe.add_argument("--recipe", choices=RECIPES, default="mlperf-256", help="default: %(default)s")
     recipe.add_argument("--epochs", type=float)
-    recipe.add_argument("--max-steps", type=int, help="stop after this many steps")
-    recipe.add_argument("--batch-size", type=int, help="images a device and step")
+    recipe.add_argument("--max-steps", type=positive, help="stop after this many steps")
+    recipe.add_argument("--batch-size", type=positive, help="images a device and step")
     recipe.add_argument("--lr", type=float, help="learning rate for 32 images; it grows with the global batch")
     recipe.add_argument("--no-augment", action="store_true", help="train on whole, unchanged images")
     recipe.add_argument("--seed", type=int, default=1, help="fixes weights, order and augmentation (default: 1)")
 
     loop = result.add_argument_group("loop")
     loop.add_argument("--workers", type=int, default=2, help="decoding threads a device (default: %(default)s)")
-    loop.add_argument("--print-every", type=int, default=20, help="steps (default: %(default)s)")
+    loop.add_argument("--print-every", type=positive, default=20, help="steps (default: %(default)s)")
     loop.add_argument("--validate-every", type=float, help="epochs")
-    loop.add_argument("--save-every", type=int, help="steps (default: after each validation)")
+    loop.add_argument("--save-every", type=positive, help="steps (default: after each validation)")
     return result
 
 

@@ -1,0 +1,46 @@
+# `make demo` trains, exports and scores a small detector; `make test` runs the tests. Each makes its own
+# environment in .venv on first use.
+
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+
+# PyPI's Linux wheels of torch bring gigabytes of CUDA libraries. The +cpu build is asked for by its full
+# version, so that pip can install nothing else: from where pip is set up to look, or from PyTorch's own index.
+TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(VENV)/.installed
+	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo
+	$(RUN) export/to_onnx.py demo/last.pth --out demo/model.onnx
+	$(RUN) tools/eval_onnx.py demo/model.onnx --data shapes --report
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(RUN) -m pytest -m slow --timeout 3600
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+format: $(VENV)/.installed-dev
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q "$(TORCH)" 2>/dev/null || $(RUN) -m pip install -q "$(TORCH)" --index-url $(CPU_WHEELS)
+	$(RUN) -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
