@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import ssd_graph
 from ssd_graph.cli import InputError, atomic_write
 from ssd_graph.coco import Categories
 from ssd_graph.config import ModelConfig
+from ssd_graph.model import SSD300
 from ssd_graph.state import StateLayout, TrainState
 
 SCHEMA = 1
@@ -94,21 +95,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if content.get("format") != "ssd_graph":
         first = next(iter(content), "nothing")
         raise InputError(f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); give one that training wrote")
-    if content["schema"] > SCHEMA:
-        raise InputError(f"{path} has schema {content['schema']}, this version reads up to {SCHEMA}; update ssd_graph")
-    config = {k: _tuples(v) for k, v in content["model_config"].items()}
-    return Checkpoint(
-        model=ModelConfig(**config),
-        categories=Categories(tuple(content["category_ids"]), tuple(content["category_names"])),
-        tensors=content["model"],
-        momentum=content["momentum"],
-        loss_scale=content["loss_scale"],
-        num_skipped=content["num_skipped"],
-        step=content["step"],
-        best_ap=content["best_ap"],
-        run=content["run"],
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    try:
+        if content["schema"] > SCHEMA:
+            raise InputError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}; update ssd_graph")
+        checkpoint = Checkpoint(
+            model=ModelConfig(**{k: _tuples(v) for k, v in content["model_config"].items()}),
+            categories=Categories(tuple(content["category_ids"]), tuple(content["category_names"])),
+            tensors=content["model"],
+            momentum=content["momentum"],
+            loss_scale=content["loss_scale"],
+            num_skipped=content["num_skipped"],
+            step=content["step"],
+            best_ap=content["best_ap"],
+            run=content["run"],
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        with torch.device("meta"):
+            wanted = SSD300(checkpoint.model).state_dict()
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: its entries are not a checkpoint's ({error}); train it again") from error
+    _require_same(checkpoint.tensors, wanted, path)
+    return checkpoint
 
 
 def load_trunk(path: Path, trunk: nn.Module) -> None:
@@ -119,33 +126,38 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
     Raises:
         InputError: the file is missing or damaged, or a key is missing, unknown or of another shape.
     """
-    content = _load(path)
     given = {
         name: tensor
-        for name, tensor in content.items()
+        for name, tensor in _load(path).items()
         if not str(name).startswith(("layer4.", "fc.")) and not str(name).endswith("num_batches_tracked")
     }
-    wanted = trunk.state_dict()
+    _require_same(given, trunk.state_dict(), path)
+    trunk.load_state_dict(given)
+
+
+def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> None:
+    """Raise InputError for the first name or shape of `given` that is not `wanted`."""
     for name in [*wanted, *given]:
         if name not in given:
-            raise InputError(f"{path} has no '{name}': give torchvision's weights of this trunk, e.g. resnet34-333f7ec4.pth")
+            raise InputError(f"{path} has no '{name}': it does not fit this network; choose the --preset that fits the file")
         if name not in wanted:
-            raise InputError(f"{path} has '{name}', which this trunk has not: it belongs to another network")
-        shape = tuple(getattr(given[name], "shape", ()))
-        if shape != tuple(wanted[name].shape):
+            raise InputError(f"{path} has '{name}', which this network has not; choose the --preset that fits the file")
+        shape, wanted_shape = tuple(getattr(given[name], "shape", ())), tuple(wanted[name].shape)
+        if shape != wanted_shape:
             raise InputError(
-                f"{path}: '{name}' has shape {shape}, this trunk needs {tuple(wanted[name].shape)}; "
+                f"{path}: '{name}' has shape {shape}, this network needs {wanted_shape}; "
                 "choose the --preset that fits the file"
             )
-    trunk.load_state_dict(given)
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no file {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or damaged file can make the unpickler raise anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or not a weights file ({reason}); copy or train it again") from error
     if not isinstance(content, dict):

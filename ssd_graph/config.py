@@ -140,7 +140,7 @@ RECIPES = {
             warmup_epochs=0.5,
             decay_epochs=(9.5, 11.5),
             epochs=12.0,
-            validate_every=6.0,
+            validate_every=3.0,
             batch_size=8,
             # The colour tells the categories apart, so it stays as it is.
             augment=AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),

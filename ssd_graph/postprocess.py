@@ -61,8 +61,8 @@ class Postprocess(nn.Module):
             below(self.config.iou_threshold),
             self.config.score_threshold,
         )
-        kept = torch.zeros_like(scores).reshape(-1)
-        kept = kept.index_put((selected[:, 0] * num_candidates + selected[:, 2],), torch.ones(()))
+        places = selected[:, 0] * num_candidates + selected[:, 2]
+        kept = torch.zeros_like(scores).reshape(-1).scatter(0, places, torch.ones_like(places, dtype=scores.dtype))
         kept_scores = scores.reshape(num_images, -1) * kept.reshape(num_images, -1)
 
         scores, rows = kept_scores.topk(self.config.detections_per_image, dim=1)  # [N, D]

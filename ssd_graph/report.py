@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd_graph.cli import atomic_write
@@ -77,8 +78,9 @@ def loss_curve(metrics: Path) -> str:
         for key, label in (("loss", "loss"), ("class_loss", "class loss"), ("box_loss", "box loss")):
             axes.plot([r["step"] for r in train], [r[key] for r in train], label=label)
         axes.set(xlabel="step", ylabel="loss per positive default box", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         ap_axes = axes.twinx()
         ap_axes.plot([r["step"] for r in validation], [r["AP"] for r in validation], "ko:", label="validation AP")

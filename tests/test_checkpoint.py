@@ -1,0 +1,134 @@
+"""Checkpoints round-trip exactly, damaged or foreign files get one clear line, and nothing in them is executed."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd_graph.checkpoint import load_checkpoint, load_trunk, save_checkpoint
+from ssd_graph.cli import InputError
+from ssd_graph.coco import Categories
+from ssd_graph.config import ModelConfig, model_config
+from ssd_graph.model import SSD300
+from ssd_graph.state import StateLayout
+
+CONFIG = model_config("ssd300-nano", 4)
+CATEGORIES = Categories((2, 5, 9), ("cat", "dog", "Ölkanne"))
+
+
+def saved(path, seed=0):
+    torch.manual_seed(seed)
+    model = SSD300(CONFIG)
+    layout = StateLayout.of(model)
+    state = layout.new_state(model, loss_scale=128.0)
+    state.momentum.normal_()
+    state.num_skipped.fill_(3)
+    save_checkpoint(
+        path, state, layout, model=CONFIG, categories=CATEGORIES, step=17, best_ap=0.25, run={"seed": 1, "out": "x"}
+    )
+    return state, layout
+
+
+def test_everything_comes_back(tmp_path):
+    state, layout = saved(tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert (loaded.model, loaded.categories, loaded.step, loaded.best_ap) == (CONFIG, CATEGORIES, 17, 0.25)
+    for a, b in zip(loaded.state(layout, torch.device("cpu")), state, strict=True):
+        assert torch.equal(a, b)
+    assert len(loaded.sha256) == 64
+
+
+def test_saving_leaves_nothing_but_the_file(tmp_path):
+    saved(tmp_path / "a.pth")
+    saved(tmp_path / "a.pth", seed=1)
+    assert [f.name for f in tmp_path.iterdir()] == ["a.pth"]
+
+
+def message(call, *args):
+    with pytest.raises(InputError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "nothing.pth" in message(load_checkpoint, tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_a_truncated_file_is_called_damaged(tmp_path, keep):
+    saved(tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "b.pth").write_bytes(content[:keep])
+    assert "damaged" in message(load_checkpoint, tmp_path / "b.pth")
+
+
+def test_a_foreign_file_is_named_by_what_it_holds(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "a.pth")
+    assert "conv1.weight" in message(load_checkpoint, tmp_path / "a.pth")
+    torch.save([1, 2], tmp_path / "b.pth")
+    assert "list" in message(load_checkpoint, tmp_path / "b.pth")
+    torch.save({"format": "ssd_graph"}, tmp_path / "c.pth")
+    assert "c.pth" in message(load_checkpoint, tmp_path / "c.pth")
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    torch.save({"format": "ssd_graph", "schema": 99}, tmp_path / "a.pth")
+    assert "update" in message(load_checkpoint, tmp_path / "a.pth")
+
+
+class Malicious:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "ssd_graph", "schema": 1, "model": Malicious()}, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(Malicious()))
+    for name in ("a.pth", "b.pth"):
+        assert "damaged or not a weights file" in message(load_checkpoint, tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def torchvision_weights():
+    """A resnet34 state dict as torchvision publishes it, batch counters, layer4 and fc included."""
+    tensors = {n: t.clone() for n, t in SSD300(ModelConfig()).trunk.state_dict().items()}
+    counters = {n.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for n in tensors if "mean" in n}
+    return {**tensors, **counters, "layer4.0.conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1000)}
+
+
+def test_torchvision_weights_fill_the_trunk(tmp_path):
+    torch.manual_seed(1)
+    weights = torchvision_weights()
+    torch.save(weights, tmp_path / "resnet34.pth")
+    trunk = SSD300(ModelConfig()).trunk
+    load_trunk(tmp_path / "resnet34.pth", trunk)
+    assert all(torch.equal(t, weights[n]) for n, t in trunk.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("layer2.1.bn1.weight"), "has no 'layer2.1.bn1.weight'"),
+        (lambda w: w.update({"layer3.0.conv1.weight": torch.zeros(2, 2)}), "'layer3.0.conv1.weight' has shape (2, 2)"),
+        (lambda w: w.update({"layer1.9.conv1.weight": torch.zeros(1)}), "'layer1.9.conv1.weight', which"),
+        (lambda w: w.update({"conv1.weight": "text"}), "'conv1.weight' has shape ()"),
+    ],
+)
+def test_a_wrong_trunk_file_is_refused_by_its_first_wrong_key(tmp_path, change, words):
+    weights = torchvision_weights()
+    change(weights)
+    torch.save(weights, tmp_path / "a.pth")
+    trunk = SSD300(ModelConfig()).trunk
+    before = trunk.conv1.weight.detach().clone()
+    assert words in message(load_trunk, tmp_path / "a.pth", trunk)
+    assert torch.equal(trunk.conv1.weight, before)
+
+
+def test_a_deeper_trunks_file_is_refused(tmp_path):
+    torch.save(torchvision_weights(), tmp_path / "resnet34.pth")
+    trunk = SSD300(model_config("ssd300-r18", 3)).trunk
+    assert "which this network has not" in message(load_trunk, tmp_path / "resnet34.pth", trunk)
