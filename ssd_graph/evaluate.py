@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,42 +141,6 @@ class CocoScorer:
             name = self._truth.cats[category_id]["name"]
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
-
-
-def largest_difference(
-    outputs_a: Sequence[np.ndarray], outputs_b: Sequence[np.ndarray], score_threshold: float, tolerance: float
-) -> float:
-    """Largest absolute difference between two models' detections of the same images.
-
-    Each detection is held against the nearest one of its label in the other set, in scores and relative box
-    coordinates. One whose score is within `tolerance` of the cut (the score threshold, or the last of a full
-    list) may be missing from the other set: rounding decides there.
-
-    Args:
-        outputs_a: num_detections [N], boxes [N, D, 4], scores [N, D], labels [N, D].
-        outputs_b: the same of the other model.
-
-    Returns:
-        The difference; infinity if a detection has no counterpart.
-    """
-    worst = 0.0
-    for image in range(len(outputs_a[0])):
-        (boxes_a, scores_a, labels_a), (boxes_b, scores_b, labels_b) = (
-            tuple(field[image, : num[image]] for field in fields) for num, *fields in (outputs_a, outputs_b)
-        )
-        distance = np.maximum(
-            np.abs(scores_a[:, None] - scores_b[None, :]),
-            np.abs(boxes_a[:, None] - boxes_b[None, :]).max(-1, initial=0.0),
-        )
-        distance = np.where(labels_a[:, None] == labels_b[None, :], distance, np.inf)
-        for own, nearest in (
-            (scores_a, distance.min(1, initial=np.inf)),
-            (scores_b, distance.min(0, initial=np.inf)),
-        ):
-            full = len(own) == outputs_a[1].shape[1]
-            cut = max(score_threshold, float(own.min())) if full else score_threshold
-            worst = max(worst, float(nearest[own > cut + tolerance].max(initial=0.0)))
-    return worst
 
 
 def detections_json(rows: DetectionRows) -> str:

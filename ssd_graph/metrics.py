@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, atomic_write
 
 
 class RunLog:
@@ -22,8 +22,8 @@ class RunLog:
         self._speaks = path is not None
         if path is not None:
             kept = _records_before(path, first_step) if first_step else []
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(line + "\n" for line in kept))
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             self._file = path.open("a", encoding="utf-8")
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=first_step, unit="step", leave=False)

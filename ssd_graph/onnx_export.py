@@ -5,7 +5,7 @@ Input `images`, uint8 RGB [N, 300, 300, 3]; outputs `num_detections` int64 [N], 
 ids), best first and zero behind `num_detections`.
 """
 
-# N images
+# N images, A default boxes, C classes
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ssd_graph.augment import normalise
 from ssd_graph.checkpoint import Checkpoint
 from ssd_graph.cli import InputError, atomic_write
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
-from ssd_graph.evaluate import largest_difference
 from ssd_graph.model import SSD300
+from ssd_graph.parity import unexplained
 from ssd_graph.postprocess import Detections, Postprocess
 from ssd_graph.shapes import draw_image
 from ssd_graph.transforms import decode, preprocess
@@ -46,12 +46,17 @@ class Detector(nn.Module):
         super().__init__()
         self.network = SSD300(checkpoint.model)
         self.network.load_state_dict(checkpoint.tensors)
-        self.postprocess = Postprocess(checkpoint.categories.ids, config)
+        self.categories = checkpoint.categories.ids
+        self.postprocess = Postprocess(self.categories, config)
         self.eval()
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Box regression [N, 4, A] and class logits [N, C, A] of uint8 RGB images [N, 300, 300, 3]."""
+        return self.network(normalise(images.permute(0, 3, 1, 2).float()))
 
     def forward(self, images: Tensor) -> Detections:
         """Detections of uint8 RGB images [N, 300, 300, 3]."""
-        return self.postprocess(*self.network(normalise(images.permute(0, 3, 1, 2).float())))
+        return self.postprocess(*self.predict(images))
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, samples: np.ndarray, config: EvalConfig) -> float:
@@ -61,7 +66,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, samples: np.ndarray, config:
         The largest absolute difference of a box coordinate or score between torch and onnxruntime.
 
     Raises:
-        InputError: onnxruntime's detections are not torch's; nothing is written.
+        InputError: onnxruntime's detections do not follow from torch's outputs; nothing is written.
     """
     detector = Detector(checkpoint, config)
     model = _translate(detector)
@@ -161,9 +166,11 @@ def _metadata(checkpoint: Checkpoint, config: EvalConfig) -> dict[str, str]:
 
 
 def _difference(detector: Detector, model: onnx.ModelProto, samples: np.ndarray, config: EvalConfig) -> float:
+    """How far onnxruntime's detections are from following from torch's network outputs."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        expected = [output.numpy() for output in detector(torch.from_numpy(samples))]
-    return largest_difference(expected, session.run(None, {"images": samples}), config.score_threshold, PARITY)
+        boxes, probabilities = detector.postprocess.decode(*detector.predict(torch.from_numpy(samples)))
+    detections = session.run(None, {"images": samples})
+    return unexplained(detections, boxes.numpy(), probabilities.numpy(), detector.categories, config, PARITY)

@@ -44,10 +44,14 @@ class Postprocess(nn.Module):
         candidate_labels = torch.tensor(category_ids).repeat_interleave(config.candidates_per_class)
         self.register_buffer("candidate_labels", candidate_labels, persistent=False)
 
+    def decode(self, box_regression: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes xyxy [N, A, 4] and probabilities without the background [N, K, A]."""
+        boxes = cxcywh_to_xyxy(decode(box_regression.transpose(1, 2), self.defaults, torch), torch)
+        return boxes, class_logits.softmax(1)[:, 1:]
+
     def forward(self, box_regression: Tensor, class_logits: Tensor) -> Detections:
         """Detections of float32 box regression [N, 4, A] and class logits [N, C, A]."""
-        boxes = cxcywh_to_xyxy(decode(box_regression.transpose(1, 2), self.defaults, torch), torch)
-        probabilities = class_logits.softmax(1)[:, 1:]  # [N, K, A]
+        boxes, probabilities = self.decode(box_regression, class_logits)
         num_images, num_categories, _ = probabilities.shape
         num_candidates = self.config.candidates_per_class
 

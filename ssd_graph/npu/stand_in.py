@@ -1,0 +1,234 @@
+"""A compile-time stand-in for CANN, so that torchair's compiler loads on a machine without an NPU.
+
+torch_npu's shared objects call functions of Huawei's CANN, which ordinary machines do not have, so a plain
+`import torch_npu` fails there. torchair turns an FX graph into a GE graph in Python, before it calls any of
+them. So this module gives the dynamic linker what it asks for: a library in which every missing function
+exists, does nothing and returns 0, compiled on the spot from the symbol tables of the installed wheel.
+
+It is not an emulator: nothing runs on an NPU, no device is ever visible, and a call that would have to
+answer something answers 0. Loading it also changes torch in this process for good (torchair replaces some
+meta functions and decompositions), so commands that lower do nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ssd_graph.cli import InputError
+
+CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+"""Set by CANN's own set_env.sh."""
+
+_FUNCTIONS_LIBRARY = "libascendcl.so"
+"""The library that gets all functions; the others are there only to be found."""
+
+
+@cache
+def load_stand_in() -> None:
+    """Import torch_npu and torchair over a library of functions that all return 0; once a process.
+
+    Raises:
+        InputError: a real CANN is installed, torch_npu is missing or does not pair with torch, or there is
+            no C compiler.
+    """
+    _refuse_real_cann()
+    _check_versions()
+    import torch  # noqa: F401  # the libraries below resolve against torch's
+
+    libraries = sorted(_package_folder().rglob("*.so"))
+    sonames = missing_libraries(libraries)
+    source = c_source(missing_symbols(libraries, sonames))
+    for library in _build(source, [*sonames, _FUNCTIONS_LIBRARY]):
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    with _quiet(), _same_signal_handlers():
+        try:
+            import torch_npu  # noqa: F401  # pyright: ignore[reportMissingImports]
+            import torchair  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(
+                f"torchair does not load ({error}); run `pip install 'ssd_graph[npu]'`"
+            ) from error
+
+
+def missing_libraries(libraries: Iterable[Path]) -> list[str]:
+    """Names that `libraries` are linked to and that neither they nor the system provide."""
+    libraries = list(libraries)
+    needed = {name for library in libraries for name in _needed(library)} - {path.name for path in libraries}
+    return sorted(name for name in needed if not _loads(name))
+
+
+def missing_symbols(libraries: Iterable[Path], missing: Iterable[str]) -> list[str]:
+    """Symbols that `libraries` leave undefined and that neither they, torch nor the system define.
+
+    Args:
+        missing: libraries not to look in, see `missing_libraries`.
+    """
+    libraries, own, undefined = list(libraries), set[str](), set[str]()
+    for library in libraries:
+        for symbol, defined in _symbols(library):
+            (own if defined else undefined).add(symbol)
+    names = {name for library in libraries for name in _needed(library)}
+    names -= {path.name for path in libraries} | set(missing)
+    # torch's libraries are loaded already, so the linker finds them by name as well as the system's.
+    present = [ctypes.CDLL(None), *(ctypes.CDLL(name) for name in sorted(names))]
+    return sorted(s for s in undefined - own if not any(hasattr(library, s) for library in present))
+
+
+def c_source(symbols: Iterable[str]) -> str:
+    """C code in which every one of `symbols` is a function that returns 0."""
+    return "".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in symbols)
+
+
+def cache_folder() -> Path:
+    """Where compiled files are kept: $SSD_GRAPH_CACHE, or ~/.cache/ssd_graph."""
+    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
+
+
+def _refuse_real_cann() -> None:
+    for variable in CANN_VARIABLES:
+        if os.environ.get(variable):
+            raise InputError(
+                f"a real CANN is installed here ({variable} is set), which the stand-in would hide: train "
+                f"with --npus 1, or unset {variable} to look at the graph only"
+            )
+    if _loads(_FUNCTIONS_LIBRARY):
+        raise InputError(
+            f"a real CANN is installed here ({_FUNCTIONS_LIBRARY} loads), which the stand-in would hide: "
+            "train with --npus 1, or take CANN out of LD_LIBRARY_PATH to look at the graph only"
+        )
+
+
+def _check_versions() -> None:
+    torch_release = _release("torch")
+    try:
+        npu_release = _release("torch_npu")
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"torch_npu is not installed; run `pip install 'ssd_graph[npu]' torch_npu=={torch_release}`, best "
+            "in an environment of its own: with it and without CANN a plain `import torch` fails"
+        ) from error
+    if npu_release != torch_release:
+        raise InputError(
+            f"torch_npu {npu_release} does not pair with torch {torch_release}; run "
+            f"`pip install torch_npu=={torch_release}`"
+        )
+    if importlib.util.find_spec("elftools") is None:
+        raise InputError("pyelftools is not installed; run `pip install 'ssd_graph[npu]'`")
+
+
+def _release(package: str) -> str:
+    """`2.13.0` of 2.13.0, 2.13.0+cpu or 2.13.0.post1: what has to agree between torch and torch_npu."""
+    text = version(package)
+    match = re.match(r"\d+\.\d+\.\d+", text)
+    return match.group() if match else text
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec("torch_npu")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _needed(library: Path) -> list[str]:
+    from elftools.elf.elffile import ELFFile
+
+    with library.open("rb") as file:
+        return [tag.needed for tag in ELFFile(file).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+
+
+def _symbols(library: Path) -> Iterator[tuple[str, bool]]:
+    """(name, whether it is defined there) of each dynamic symbol; weak ones may stay undefined."""
+    from elftools.elf.elffile import ELFFile
+
+    with library.open("rb") as file:
+        for symbol in ELFFile(file).get_section_by_name(".dynsym").iter_symbols():
+            defined = symbol["st_shndx"] != "SHN_UNDEF"
+            if symbol.name and (defined or symbol["st_info"]["bind"] != "STB_WEAK"):
+                yield symbol.name, defined
+
+
+def _loads(soname: str) -> bool:
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return False
+    return True
+
+
+def _build(source: str, sonames: Iterable[str]) -> list[Path]:
+    """Compiled libraries, from the cache if the same ones were built before."""
+    sonames = sorted(set(sonames))
+    key = hashlib.sha256("\n".join([platform.machine(), *sonames, source]).encode()).hexdigest()[:12]
+    folder = cache_folder() / f"cann-stand-in-{version('torch_npu')}-{key}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise InputError(
+                f"cannot write {folder.parent}: {error.strerror}; set SSD_GRAPH_CACHE to a folder of yours"
+            ) from error
+        try:
+            for soname in sonames:
+                _compile(source if soname == _FUNCTIONS_LIBRARY else "", temporary / soname)
+            temporary.chmod(0o755)
+            _rename_unless_there(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return [folder / soname for soname in sonames]
+
+
+def _rename_unless_there(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was faster; its libraries are the same
+        if not folder.is_dir():
+            raise
+
+
+def _compile(source: str, library: Path) -> None:
+    flags = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library), "-x", "c", "-"]
+    try:
+        subprocess.run(["cc", *flags], input=source, text=True, capture_output=True, check=True)
+    except FileNotFoundError as error:
+        raise InputError("no C compiler: install one that answers to `cc`, e.g. gcc") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.splitlines() or ["no message"])[0]
+        raise InputError(
+            f"the C compiler cannot build {library.name}: {reason}; see `cc --version`"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch_npu prints while it loads goes to stderr, its warnings nowhere."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _same_signal_handlers() -> Iterator[None]:
+    """torchair's own handlers swallow the first Ctrl-C; outside the main thread it sets none."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

@@ -1,0 +1,181 @@
+"""What a captured graph holds: operations, parameters, bytes, floating-point operations, collectives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import flop_registry
+
+from ssd_graph.cli import atomic_write
+from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
+
+NOT_COMPUTE = frozenset({"Const", "Data", "Shape", "Reshape", "NetOutput"})
+"""Kinds of GE nodes that move no data and launch no kernel."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lowering:
+    """What a function became for one SoC."""
+
+    soc: Soc
+    graph_breaks: tuple[str, ...]
+    """Why torch.compile could not take the function as one graph; empty if it did."""
+    unsupported: tuple[UnsupportedOp, ...]
+    collectives: tuple[Collective, ...]
+    num_fx_nodes: int
+    ge_ops: Counter[str]
+    """GE nodes by kind."""
+    sources: Counter[tuple[str, str]]
+    """GE nodes by kind and source line."""
+    num_parameters: int
+    weight_bytes: int
+    """Of the parameters as they are kept between steps."""
+    activation_bytes: int
+    """The most bytes alive at once, besides the inputs, when the FX graph runs in its order."""
+    flops: int
+    """Floating-point operations of convolutions, forward and backward; a multiply-add counts as two."""
+    graphs: tuple[Any, ...]
+    """GE's protobuf GraphDefs."""
+
+    @staticmethod
+    def of(
+        graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None
+    ) -> Lowering:
+        """Count what is in `graphs`; `weights` is the tensor that counts as parameters."""
+        lowered = [graph.ge[soc] for graph in graphs]
+        operations = [operation for ge in lowered for operation in ge.concrete.graph.op]
+        sources = {name: source for ge in lowered for name, source in ge.sources.items()}
+        return Lowering(
+            soc=soc,
+            graph_breaks=tuple(breaks),
+            unsupported=tuple(op for ge in lowered for op in ge.unsupported),
+            collectives=tuple(collective for ge in lowered for collective in ge.collectives),
+            num_fx_nodes=sum(len(graph.fx.graph.nodes) for graph in graphs),
+            ge_ops=Counter(operation.type for operation in operations),
+            sources=Counter((op.type, sources.get(op.name, "inputs and outputs")) for op in operations),
+            num_parameters=0 if weights is None else weights.numel(),
+            weight_bytes=num_bytes(weights),
+            activation_bytes=max((activation_bytes(graph.fx) for graph in graphs), default=0),
+            flops=sum(flops(graph.fx) for graph in graphs),
+            graphs=tuple(ge.concrete.graph for ge in lowered),
+        )
+
+    @property
+    def num_graphs(self) -> int:
+        """Graphs that torchair compiles."""
+        return len(self.graphs)
+
+    @property
+    def compute_ops(self) -> int:
+        """GE nodes that are not of NOT_COMPUTE."""
+        return sum(count for kind, count in self.ge_ops.items() if kind not in NOT_COMPUTE)
+
+    @property
+    def lowers(self) -> bool:
+        """Whether everything lowers, to one graph."""
+        return self.num_graphs == 1 and not self.unsupported and not self.graph_breaks
+
+    def dump(self, path: Path) -> None:
+        """Write the GE graphs as text.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        with atomic_write(path) as temporary:
+            temporary.write_text("\n".join(str(graph) for graph in self.graphs))
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON takes them."""
+        return {
+            "lowers": self.lowers,
+            "graphs": self.num_graphs,
+            "graph_breaks": list(self.graph_breaks),
+            "unsupported": [op._asdict() for op in self.unsupported],
+            "fx_nodes": self.num_fx_nodes,
+            "compute_ops": self.compute_ops,
+            "ge_ops": dict(self.ge_ops.most_common()),
+            "collectives": [collective._asdict() for collective in self.collectives],
+            "parameters": self.num_parameters,
+            "weight_bytes": self.weight_bytes,
+            "activation_bytes": self.activation_bytes,
+            "flops": self.flops,
+            "soc": self.soc,
+            "versions": {package: version(package) for package in ("torch", "torch_npu")},
+        }
+
+    def table(self, *, sources: bool = False) -> str:
+        """The numbers for people; `sources` adds the source lines that GE operations come from."""
+        versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "torch_npu"))
+        rows = [
+            ("lowered for", f"{SOC_NAMES[self.soc]} by {versions}; nothing ran on an NPU"),
+            ("graphs", str(self.num_graphs)),
+            *(("graph break", reason) for reason in self.graph_breaks),
+            ("unsupported", str(len(self.unsupported))),
+            *(("", f"{op.op} at {op.source}: {op.reason}") for op in self.unsupported),
+            ("FX nodes", f"{self.num_fx_nodes:,}"),
+            ("GE ops", f"{self.ge_ops.total():,}, of which {self.compute_ops:,} compute"),
+            ("collectives", str(len(self.collectives))),
+            *(("", f"{c.kind}, {_megabytes(c.num_bytes)}") for c in self.collectives),
+            ("parameters", f"{self.num_parameters:,}, {_megabytes(self.weight_bytes)}"),
+            ("activations", f"{_megabytes(self.activation_bytes)} at once (estimate)"),
+            ("convolutions", f"{self.flops / 1e9:,.1f} GFLOP"),
+            ("GE ops by kind", ""),
+            *((f"{count:6,}", kind) for kind, count in self.ge_ops.most_common()),
+        ]
+        if sources:
+            rows.append(("GE ops by line", ""))
+            rows += [(f"{n:6,}", f"{kind:24} {line}") for (kind, line), n in self.sources.most_common()]
+        return "\n".join(f"{name:16}{text}".rstrip() for name, text in rows)
+
+
+def activation_bytes(module: fx.GraphModule) -> int:
+    """The most bytes of intermediate results alive at once when an FX graph runs in its order.
+
+    A tensor lives from the node that makes it to the last that uses it or a view of it. Inputs do not count.
+    """
+    nodes = list(module.graph.nodes)
+    born: dict[int, int] = {}
+    dies: dict[int, int] = {}
+    size: dict[int, int] = {}
+    for position, node in enumerate(nodes):
+        for storage in _storages(node):
+            key = storage._cdata
+            born.setdefault(key, position)
+            size[key] = 0 if nodes[born[key]].op == "placeholder" else storage.nbytes()
+        for used in (node, *node.all_input_nodes):
+            dies.update((storage._cdata, position) for storage in _storages(used))
+    changes = Counter[int]()
+    for key, num in size.items():
+        changes[born[key]] += num
+        changes[dies[key] + 1] -= num
+    return max(accumulate(changes[position] for position in range(len(nodes))), default=0)
+
+
+def flops(module: fx.GraphModule) -> int:
+    """Floating-point operations of an FX graph's convolutions and matrix products."""
+    total = 0
+    for node in module.graph.nodes:
+        count = flop_registry.get(getattr(node.target, "overloadpacket", None))
+        if count is not None:
+            args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
+            total += count(*args, **node.kwargs, out_val=node.meta["val"])
+    return total
+
+
+def _storages(node: fx.Node) -> list[torch.UntypedStorage]:
+    """Of the tensors that a node makes or takes a view of."""
+    values = pytree.tree_leaves(node.meta.get("val"))
+    return [value.untyped_storage() for value in values if isinstance(value, Tensor)]
+
+
+def _megabytes(num: int) -> str:
+    return f"{num / 1e6:,.1f} MB"

@@ -1,0 +1,115 @@
+"""Do two models' detections agree, and do detections follow from a network's outputs?"""
+
+# N images, D detections an image, A default boxes, K categories
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssd_graph.boxes import iou
+from ssd_graph.config import EvalConfig
+
+INFINITY = float("inf")
+
+
+def largest_difference(
+    outputs_a: Sequence[np.ndarray], outputs_b: Sequence[np.ndarray], score_threshold: float, tolerance: float
+) -> float:
+    """Largest absolute difference between two models' detections of the same images.
+
+    Each detection is held against the nearest one of its label in the other set, in scores and relative box
+    coordinates. One whose score is within `tolerance` of the cut (the score threshold, or the last of a full
+    list) may be missing from the other set: rounding decides there.
+
+    Args:
+        outputs_a: num_detections [N], boxes [N, D, 4], scores [N, D], labels [N, D].
+        outputs_b: the same of the other model.
+
+    Returns:
+        The difference; infinity if a detection has no counterpart.
+    """
+    worst = 0.0
+    for image in range(len(outputs_a[0])):
+        (boxes_a, scores_a, labels_a), (boxes_b, scores_b, labels_b) = (
+            tuple(field[image, : num[image]] for field in fields) for num, *fields in (outputs_a, outputs_b)
+        )
+        distance = _distance(boxes_a, scores_a, boxes_b, scores_b)
+        distance = np.where(labels_a[:, None] == labels_b[None, :], distance, INFINITY)
+        for own, nearest in ((scores_a, distance.min(1, initial=INFINITY)), (scores_b, distance.min(0, initial=INFINITY))):
+            full = len(own) == outputs_a[1].shape[1]
+            cut = max(score_threshold, float(own.min())) if full else score_threshold
+            worst = max(worst, float(nearest[own > cut + tolerance].max(initial=0.0)))
+    return worst
+
+
+def unexplained(
+    detections: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    probabilities: np.ndarray,
+    category_ids: tuple[int, ...],
+    config: EvalConfig,
+    tolerance: float,
+) -> float:
+    """How far detections are from what the postprocessing's rules make of a network's outputs.
+
+    Comparing with another implementation's detections asks too much of an untrained network, whose scores
+    are full of near ties: the last bit of one then changes which boxes survive. So the rules themselves are
+    checked, each with `tolerance`: a detection is a default box among its class's candidates, two of a class
+    do not overlap too much, and a candidate that is missing was suppressed by a better one or cut off.
+
+    Args:
+        detections: num_detections [N], boxes [N, D, 4], scores [N, D], labels [N, D].
+        boxes: decoded xyxy of every default box [N, A, 4].
+        probabilities: [N, K, A], without the background.
+
+    Returns:
+        The largest difference of a detection's score or coordinate from its default box's; infinity if a
+        rule is broken.
+    """
+    worst = 0.0
+    for image, (num, found_boxes, found_scores, found_labels) in enumerate(zip(*detections, strict=True)):
+        last = found_scores[num - 1] if num == config.detections_per_image else config.score_threshold
+        for k, category_id in enumerate(category_ids):
+            mine = np.flatnonzero(found_labels[:num] == category_id)
+            worst = max(
+                worst,
+                _unexplained_of_class(
+                    found_boxes[mine], found_scores[mine], boxes[image], probabilities[image, k], last, config, tolerance
+                ),
+            )
+    return worst
+
+
+def _unexplained_of_class(
+    kept_boxes: np.ndarray,
+    kept_scores: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    last: float,
+    config: EvalConfig,
+    tolerance: float,
+) -> float:
+    """`unexplained` for one class of one image; `last` is the score below which the image's list may end."""
+    cut = max(config.score_threshold, float(np.partition(scores, -config.candidates_per_class)[-config.candidates_per_class]))
+    possible, certain = (np.flatnonzero(scores > cut + margin) for margin in (-tolerance, tolerance))
+    distance = _distance(kept_boxes, kept_scores, boxes[possible], scores[possible])
+    nearest = distance.min(1, initial=INFINITY)
+
+    overlaps = iou(kept_boxes, kept_boxes) - np.eye(len(kept_boxes))
+    if overlaps.max(initial=0.0) >= config.iou_threshold + tolerance:
+        return INFINITY
+    better = kept_scores[None, :] >= scores[certain, None] - tolerance
+    suppressed = (better & (iou(boxes[certain], kept_boxes) >= config.iou_threshold - tolerance)).any(1)
+    kept = np.zeros(len(scores), bool)
+    kept[possible[distance.argmin(1)] if len(possible) else possible] = True
+    if not (suppressed | kept[certain] | (scores[certain] <= last + tolerance)).all():
+        return INFINITY
+    return float(nearest.max(initial=0.0))
+
+
+def _distance(boxes_a: np.ndarray, scores_a: np.ndarray, boxes_b: np.ndarray, scores_b: np.ndarray) -> np.ndarray:
+    """Largest difference of score and coordinates, [A, B], between boxes [A, 4] and [B, 4] with scores."""
+    of_boxes = np.abs(boxes_a[:, None] - boxes_b[None, :]).max(-1, initial=0.0)
+    return np.maximum(np.abs(scores_a[:, None] - scores_b[None, :]), of_boxes)

@@ -1,0 +1,135 @@
+"""The user's commands, run as processes: results on good input; on bad input one line, exit code 2, no leftovers."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+TRAIN, EXPORT, EVALUATE = (REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py"))
+
+
+def command(*arguments, cwd):
+    """Run a script and return (exit code, stdout, stderr)."""
+    environment = {k: v for k, v in os.environ.items() if k != "SSD_GRAPH_DATA"}
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def refused(*arguments, cwd):
+    """The one line of a command that must fail cleanly and leave `cwd` as it was."""
+    before = sorted(cwd.rglob("*"))
+    code, out, error = command(*arguments, cwd=cwd)
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1, error
+    assert sorted(cwd.rglob("*")) == before
+    return error
+
+
+@pytest.mark.skipif(find_spec("torch_npu") is not None, reason="torch_npu is installed here")
+def test_npus_without_torch_npu_says_what_to_install(tmp_path):
+    assert "torch_npu is not installed; run `pip install torch_npu==" in refused(TRAIN, "--npus", 8, cwd=tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_gpus_without_a_gpu_says_what_else_to_use(tmp_path):
+    assert "use --cpus 1" in refused(TRAIN, "--gpus", 1, cwd=tmp_path)
+
+
+def test_training_without_data_says_where_it_looked(tmp_path):
+    line = refused(TRAIN, cwd=tmp_path)
+    assert "no COCO data set at 'coco'" in line
+    assert "--data shapes" in line
+
+
+def test_resuming_from_a_missing_checkpoint_is_refused_before_anything_is_written(tiny_coco, tmp_path):
+    assert "no file gone.pth" in refused(TRAIN, "--data", tiny_coco, "--resume", "gone.pth", cwd=tmp_path)
+
+
+def test_a_wrong_backbone_is_refused_before_anything_is_written(tiny_coco, tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
+    line = refused(TRAIN, "--data", tiny_coco, "--backbone", "vgg.pth", cwd=tmp_path)
+    assert "vgg.pth has no 'conv1.weight'" in line
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(tiny_coco, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ("--data", tiny_coco, "--preset", "ssd300-nano", "--out", "file/run", "--batch-size", 2)
+    assert "--out" in refused(TRAIN, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no file ckpt.pth"), (b"", "damaged"), (b"PK\x03\x04 not a zip", "damaged"), (b"GIF89a", "damaged")],
+)
+def test_exporting_a_missing_or_damaged_file_is_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "ckpt.pth").write_bytes(content)
+    assert words in refused(EXPORT, "ckpt.pth", cwd=tmp_path)
+
+
+def test_exporting_a_foreign_file_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "ckpt.pth")
+    assert "is not an ssd_graph checkpoint" in refused(EXPORT, "ckpt.pth", cwd=tmp_path)
+
+
+def test_evaluating_a_missing_model_says_how_to_make_it(tiny_coco, tmp_path):
+    assert "export/to_onnx.py" in refused(EVALUATE, "model.onnx", "--data", tiny_coco, cwd=tmp_path)
+
+
+def test_evaluating_on_a_folder_that_is_not_coco_is_refused(trained, tmp_path):
+    assert "no COCO data set at" in refused(EVALUATE, trained / "model.onnx", "--data", tmp_path, cwd=tmp_path)
+
+
+def test_evaluating_something_that_is_not_onnx_is_refused(tiny_coco, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    assert "is not an ONNX model" in refused(EVALUATE, "model.onnx", "--data", tiny_coco, cwd=tmp_path)
+
+
+def test_evaluating_a_foreign_onnx_model_is_refused(tiny_coco, tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    assert "was not made by export/to_onnx.py" in refused(EVALUATE, "m.onnx", "--data", tiny_coco, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--batch-size", "--threads", "--limit"])
+def test_numbers_below_one_are_refused(flag, tmp_path):
+    code, _, error = command(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
+    assert code == 2
+    assert "not a positive number" in error
+
+
+@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE])
+def test_help_fits_a_screen_and_needs_no_torch(script, tmp_path):
+    code, out, _ = command(script, "--help", cwd=tmp_path)
+    assert code == 0
+    assert out.count("\n") < 64
+
+
+def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
+    """The whole chain through the command line, compiled, in one go."""
+    flags = ("--preset", "ssd300-nano", "--recipe", "shapes", "--max-steps", 3, "--print-every", 1, "--out", "run")
+    code, out, error = command(TRAIN, "--data", tiny_coco, *flags, cwd=tmp_path)
+    assert code == 0, error
+    assert "first step, compilation included" in out
+    for words in ("Final Performance images/sec : ", "Final Train Accuracy : ", "E2E Training Duration sec : "):
+        assert words in out
+    code, out, error = command(EXPORT, "run/last.pth", cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert "differ by at most" in out
+    code, out, error = command(EVALUATE, "run/last.onnx", "--data", tiny_coco, "--report", cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert "IoU=0.50:0.95" in out
+    names = {f.name for f in (tmp_path / "run").iterdir()}
+    assert names == {
+        *("last.pth", "best.pth", "metrics.jsonl"),
+        *("last.onnx", "detections.json", "summary.json", "report.html"),
+    }

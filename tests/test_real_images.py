@@ -1,0 +1,60 @@
+"""The whole chain on real COCO images: it learns them, exports, and scores the same everywhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.coco import load_split
+from ssd_graph.config import EvalConfig
+from ssd_graph.metrics import read_records
+from ssd_graph.onnx_eval import OnnxDetector, evaluate_onnx
+from ssd_graph.onnx_export import Detector, export_onnx, sample_images
+from ssd_graph.parity import largest_difference
+from ssd_graph.transforms import decode, preprocess
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def test_nano_learns_eight_real_images_by_heart(overfitted):
+    assert read_records(overfitted / "metrics.jsonl", "validation")[-1]["AP"] > 0.8
+
+
+def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, shared):
+    checkpoint, path = load_checkpoint(overfitted / "last.pth"), overfitted / "model.onnx"
+    assert export_onnx(checkpoint, path, sample_images(shared / "coco_mini" / "val2017"), EvalConfig()) <= 1e-5
+    split = load_split(shared / "coco_mini", "train")
+    images = np.stack([preprocess(decode(split.path(i))) for i in range(50)])
+    with torch.no_grad():
+        expected = [o.numpy() for o in Detector(checkpoint, EvalConfig())(torch.from_numpy(images))]
+    found = OnnxDetector(path)(images)
+    assert np.array_equal(found[0], expected[0])
+    assert expected[0].sum() > 500
+    assert largest_difference(expected, found, 0.05, 1e-5) <= 1e-5
+
+    stats = evaluate_onnx(path, load_split(overfitted / "data", "val")).scores.stats
+    last = read_records(overfitted / "metrics.jsonl", "validation")[-1]
+    assert stats == pytest.approx({name: last[name] for name in stats}, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_r34_trains_30_steps_exports_and_scores_on_real_images(shared, tmp_path):
+    data = ["--data", shared / "coco_mini"]
+    flags = ["--batch-size", "8", "--max-steps", "30", "--print-every", "5", "--lr", "0.01", "--out", tmp_path]
+    for arguments in (
+        ["tools/train_graph.py", *data, *flags],
+        ["export/to_onnx.py", tmp_path / "last.pth"],
+        ["tools/eval_onnx.py", tmp_path / "last.onnx", *data],
+    ):
+        subprocess.run([sys.executable, *map(str, arguments)], cwd=REPOSITORY, check=True)
+    losses = [r["loss"] for r in read_records(tmp_path / "metrics.jsonl", "train")]
+    assert len(losses) == 6
+    assert losses[-1] < 0.6 * losses[0]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["num_images"] == 159
+    assert summary["model"]["preset"] == "ssd300-r34"
