@@ -1,7 +1,7 @@
 """Export a checkpoint to one self-describing .onnx file, postprocessing included.
 
-    python export/to_onnx.py ckpt.pth                       # writes ckpt.onnx beside it
-    python export/to_onnx.py runs/last/best.pth --out model.onnx
+python export/to_onnx.py ckpt.pth                       # writes ckpt.onnx beside it
+python export/to_onnx.py runs/last/best.pth --out model.onnx
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = _load(path)
     if content.get("format") != "ssd_graph":
         first = next(iter(content), "nothing")
-        raise InputError(f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); give one that training wrote")
+        raise InputError(
+            f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); give one that training wrote"
+        )
     try:
         if content["schema"] > SCHEMA:
             raise InputError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}; update ssd_graph")
@@ -139,7 +141,9 @@ def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) 
     """Raise InputError for the first name or shape of `given` that is not `wanted`."""
     for name in [*wanted, *given]:
         if name not in given:
-            raise InputError(f"{path} has no '{name}': it does not fit this network; choose the --preset that fits the file")
+            raise InputError(
+                f"{path} has no '{name}': it does not fit this network; choose the --preset that fits the file"
+            )
         if name not in wanted:
             raise InputError(f"{path} has '{name}', which this network has not; choose the --preset that fits the file")
         shape, wanted_shape = tuple(getattr(given[name], "shape", ())), tuple(wanted[name].shape)

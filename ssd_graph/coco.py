@@ -92,9 +92,9 @@ def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> Coc
     content = _read_json(annotation_file)
     try:
         packed = _pack(content, annotation_file, image_dir)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{annotation_file} is not a COCO instances file ({type(error).__name__}: {error}); "
             "it needs images (id, file_name, width, height), annotations (image_id, category_id, bbox) and categories"
@@ -119,7 +119,7 @@ def _find_annotations(root: Path, split: str) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a COCO instances file: it holds a {type(content).__name__}, not an object")
@@ -129,7 +129,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _pack(content: dict[str, Any], annotation_file: Path, image_dir: Path) -> CocoSplit:
     images, annotations = content["images"], content["annotations"]
     categories = Categories(
-        tuple(int(c["id"]) for c in content["categories"]), tuple(str(c["name"]) for c in content["categories"])
+        tuple(int(c["id"]) for c in content["categories"]),
+        tuple(str(c["name"]) for c in content["categories"]),
     )
     image_ids = np.array([image["id"] for image in images], np.int64)
     _check_unique(image_ids, "image", annotation_file)
@@ -140,17 +141,20 @@ def _pack(content: dict[str, Any], annotation_file: Path, image_dir: Path) -> Co
             raise InputError(f"{annotation_file}: file_name '{name}' leaves the image folder; remove that image")
     owner = _positions(image_ids, [a["image_id"] for a in annotations], "image", annotation_file)
     category = _positions(
-        np.array(categories.ids, np.int64), [a["category_id"] for a in annotations], "category", annotation_file
+        np.array(categories.ids, np.int64),
+        [a["category_id"] for a in annotations],
+        "category",
+        annotation_file,
     )
-    xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    # Written so that NaN counts as empty.
-    solid = (xywh[:, 2] > 0) & (xywh[:, 3] > 0) & np.isfinite(xywh).all(1)
-    order = np.argsort(owner[solid], kind="stable")
-    owner, xywh = owner[solid][order], xywh[solid][order]
+    xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(len(annotations), 4)
     sizes = np.array([(i["width"], i["height"]) for i in images], np.int32).reshape(-1, 2)
     if (sizes <= 0).any():
         raise InputError(f"{annotation_file}: image {image_ids[(sizes <= 0).any(1)][0]} has no width or height")
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
+    # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
+    order = np.flatnonzero(solid)[np.argsort(owner[solid], kind="stable")]
     return CocoSplit(
         annotation_file=annotation_file,
         image_dir=image_dir,
@@ -158,9 +162,9 @@ def _pack(content: dict[str, Any], annotation_file: Path, image_dir: Path) -> Co
         image_ids=image_ids,
         file_names=np.array(names, dtype=np.str_),
         sizes=sizes,
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(images)))]),
-        boxes=(xyxy / np.tile(sizes, 2)[owner]).astype(np.float32),
-        labels=category[solid][order] + 1,
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner[solid], minlength=len(images)))]),
+        boxes=boxes[order],
+        labels=category[order] + 1,
         num_empty_boxes=int((~solid).sum()),
     )
 

@@ -74,9 +74,7 @@ class AugmentConfig:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-NO_AUGMENT = AugmentConfig(
-    crop=False, flip_probability=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-)
+NO_AUGMENT = AugmentConfig(crop=False, flip_probability=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,9 +52,7 @@ def encode(
     return xp.concatenate((centre, size), -1)
 
 
-def decode(
-    regression: Any, defaults_cxcywh: Any, xp: ModuleType = np, config: DefaultBoxConfig = SSD300_BOXES
-) -> Any:
+def decode(regression: Any, defaults_cxcywh: Any, xp: ModuleType = np, config: DefaultBoxConfig = SSD300_BOXES) -> Any:
     """Boxes cxcywh [..., A, 4] from regression output [..., A, 4]; the inverse of `encode`."""
     centre = regression[..., :2] * config.scale_xy * defaults_cxcywh[..., 2:] + defaults_cxcywh[..., :2]
     size = xp.exp(regression[..., 2:] * config.scale_wh) * defaults_cxcywh[..., 2:]

@@ -10,7 +10,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -76,7 +76,7 @@ def detection_rows(
 
 
 def join_rows(parts: list[DetectionRows]) -> DetectionRows:
-    """All rows, by image id, within an image best first; independent of how the images were batched."""
+    """All rows by image id, within an image in the order given; independent of how the images were batched."""
     joined = DetectionRows(*(np.concatenate(columns) for columns in zip(_NO_ROWS, *parts, strict=True)))
     order = np.argsort(joined.image_ids, kind="stable")
     return DetectionRows(*(column[order] for column in joined))
@@ -100,8 +100,9 @@ class CocoScorer:
                 annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
             with contextlib.redirect_stdout(io.StringIO()):
                 self._truth.createIndex()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read ground truth from {annotation_file}: {error}") from error
+            self._names = {category["id"]: str(category["name"]) for category in self._truth.dataset["categories"]}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"cannot read ground truth from {annotation_file}: {error!r}") from error
 
     def score(self, rows: DetectionRows, image_ids: np.ndarray | None = None) -> CocoScores:
         """Score detections on `image_ids` (int64, all images by default); no detections give AP 0.
@@ -121,13 +122,18 @@ class CocoScorer:
             printed.seek(0)
             printed.truncate()
             evaluation.summarize()
-        stats = dict(zip(STAT_NAMES, (float(v) for v in evaluation.stats), strict=True))
+        stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
         return CocoScores(stats, self._per_class(evaluation), printed.getvalue().rstrip())
 
     def _results(self, rows: DetectionRows) -> COCO:
         if len(rows):
-            columns = (rows.image_ids[:, None], rows.boxes_xywh, rows.scores[:, None], rows.category_ids[:, None])
-            return self._truth.loadRes(np.concatenate(columns, 1))
+            columns = (
+                rows.image_ids[:, None],
+                rows.boxes_xywh,
+                rows.scores[:, None],
+                rows.category_ids[:, None],
+            )
+            return self._truth.loadRes(cast(Any, np.concatenate(columns, 1)))
         results = COCO()  # loadRes fails on an empty list
         results.dataset = {**self._truth.dataset, "annotations": []}
         results.createIndex()
@@ -138,7 +144,8 @@ class CocoScorer:
         result: dict[str, float | None] = {}
         for k, category_id in enumerate(evaluation.params.catIds):
             values = precision[:, :, k]
-            name = self._truth.cats[category_id]["name"]
+            name = self._names[category_id]
+            name = name if name not in result else f"{name} ({category_id})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
 
@@ -165,11 +172,16 @@ def load_detections(path: Path) -> DetectionRows:
     """
     try:
         items = json.loads(path.read_bytes())
-        return DetectionRows(
+        if not isinstance(items, list):
+            raise ValueError(f"it holds a {type(items).__name__}, not a list")
+        rows = DetectionRows(
             np.array([d["image_id"] for d in items], np.int64),
             np.array([d["category_id"] for d in items], np.int64),
-            np.array([d["bbox"] for d in items], np.float64).reshape(-1, 4),
+            np.array([d["bbox"] for d in items], np.float64).reshape(len(items), 4),
             np.array([d["score"] for d in items], np.float64),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not (np.isfinite(rows.boxes_xywh).all() and np.isfinite(rows.scores).all()):
+            raise ValueError("a box or score is not a number")
+        return rows
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"cannot read detections from {path}: {error}") from error

@@ -11,7 +11,7 @@ without producing the ones before it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ class Loader:
         self.num_boxes = -(-split.max_boxes // 8) * 8
         """G, the same for the whole run: the split's largest count rounded up to a multiple of 8."""
 
-    def batches(self, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of steps `first_step`, `first_step + 1`, ... without end.
 
         Raises:
@@ -128,7 +128,8 @@ class Loader:
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     """A counter-based generator of its own for each (seed, epoch, stream); stream 0 shuffles the epoch."""
-    return np.random.Generator(np.random.Philox(key=(seed % 2**64, (epoch << 32) | stream)))
+    key = np.array([seed % 2**64, (epoch << 32) | stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 @lru_cache(maxsize=4)

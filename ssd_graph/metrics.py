@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class RunLog:
     """Console and `metrics.jsonl` of a run; only rank 0 has one that speaks."""
 
     def __init__(self, path: Path | None, total_steps: int, first_step: int = 0) -> None:
-        """`path` is the JSON file, or None for a silent log; records of `first_step` and later are dropped."""
+        """`path` is the JSON file, or None for a silent log; records of steps behind `first_step` are dropped."""
         self._file = None
         self._bar: tqdm[Any] | None = None
         self._speaks = path is not None
@@ -55,8 +56,7 @@ class RunLog:
 
 def read_records(path: Path, event: str) -> list[dict[str, Any]]:
     """The records of one kind of event, in order."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [record for record in records if record["event"] == event]
+    return [record for _, record in _whole_lines(path) if record["event"] == event]
 
 
 def duration(seconds: float) -> str:
@@ -67,15 +67,17 @@ def duration(seconds: float) -> str:
 
 
 def _records_before(path: Path, step: int) -> list[str]:
-    """Whole lines of an earlier run up to `step`; a line cut off by a crash is dropped with what follows."""
-    kept = []
+    """The lines of an earlier run up to `step`."""
     if not path.is_file():
         raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
-    for line in path.read_text().splitlines():
+    return [line for line, record in _whole_lines(path) if record["step"] <= step]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines and their records, up to one that a crash cut off."""
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError):
-            break
-        kept.append(line)
-    return kept
+            record = json.loads(line)
+        except ValueError:
+            return
+        yield line, record

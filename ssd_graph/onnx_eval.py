@@ -58,14 +58,17 @@ class OnnxDetector:
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         outputs = tuple(output.name for output in self._session.get_outputs())
         if not self.metadata.get("format", "").startswith("ssd_graph") or outputs != _OUTPUTS:
-            raise InputError(f"{path} was not made by export/to_onnx.py (outputs {', '.join(outputs)}); export it again")
+            raise InputError(
+                f"{path} was not made by export/to_onnx.py (outputs {', '.join(outputs)}); export it again"
+            )
         self.categories = Categories(
-            tuple(json.loads(self.metadata["category_ids"])), tuple(json.loads(self.metadata["category_names"]))
+            tuple(json.loads(self.metadata["category_ids"])),
+            tuple(json.loads(self.metadata["category_names"])),
         )
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """`num_detections`, `boxes`, `scores` and `labels` (see postprocess.Detections) of uint8 [N, 300, 300, 3]."""
-        return tuple(self._session.run(_OUTPUTS, {"images": images}))
+        return tuple(np.asarray(output) for output in self._session.run(_OUTPUTS, {"images": images}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,12 @@ class OnnxResult:
 
 
 def evaluate_onnx(
-    model: Path, split: CocoSplit, *, batch_size: int = 8, threads: int | None = None, limit: int | None = None
+    model: Path,
+    split: CocoSplit,
+    *,
+    batch_size: int = 8,
+    threads: int | None = None,
+    limit: int | None = None,
 ) -> OnnxResult:
     """Run `model` on the first `limit` images of `split` and score them by pycocotools.
 

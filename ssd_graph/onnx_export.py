@@ -100,9 +100,10 @@ def sample_images(folder: Path | None, count: int = 4) -> np.ndarray:
 
 def _translate(detector: Detector) -> onnx.ModelProto:
     def nms(boxes: Any, scores: Any, max_output: int, iou_threshold: float, score_threshold: float) -> Any:
-        limit = op.Constant(value_ints=[max_output])
-        overlap = op.Constant(value_floats=[iou_threshold])
-        return op.NonMaxSuppression(boxes, scores, limit, overlap, op.Constant(value_floats=[score_threshold]))
+        limit: Any = op.Constant(value_ints=[max_output])
+        overlap: Any = op.Constant(value_floats=[iou_threshold])
+        score: Any = op.Constant(value_floats=[score_threshold])
+        return op.NonMaxSuppression(boxes, scores, limit, overlap, score)
 
     # An example of one image would fix the batch at 1.
     example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
@@ -160,7 +161,11 @@ def _metadata(checkpoint: Checkpoint, config: EvalConfig) -> dict[str, str]:
         "default_boxes": {name: getattr(SSD300_BOXES, name) for name in SSD300_BOXES.__slots__},
         "checkpoint_sha256": checkpoint.sha256,
         "checkpoint_step": checkpoint.step,
-        "versions": {"ssd_graph": ssd_graph.__version__, "torch": torch.__version__, "onnx": onnx.__version__},
+        "versions": {
+            "ssd_graph": ssd_graph.__version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+        },
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
@@ -172,5 +177,5 @@ def _difference(detector: Detector, model: onnx.ModelProto, samples: np.ndarray,
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         boxes, probabilities = detector.postprocess.decode(*detector.predict(torch.from_numpy(samples)))
-    detections = session.run(None, {"images": samples})
+    detections = [np.asarray(output) for output in session.run(None, {"images": samples})]
     return unexplained(detections, boxes.numpy(), probabilities.numpy(), detector.categories, config, PARITY)

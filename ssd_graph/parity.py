@@ -37,7 +37,10 @@ def largest_difference(
         )
         distance = _distance(boxes_a, scores_a, boxes_b, scores_b)
         distance = np.where(labels_a[:, None] == labels_b[None, :], distance, INFINITY)
-        for own, nearest in ((scores_a, distance.min(1, initial=INFINITY)), (scores_b, distance.min(0, initial=INFINITY))):
+        for own, nearest in (
+            (scores_a, distance.min(1, initial=INFINITY)),
+            (scores_b, distance.min(0, initial=INFINITY)),
+        ):
             full = len(own) == outputs_a[1].shape[1]
             cut = max(score_threshold, float(own.min())) if full else score_threshold
             worst = max(worst, float(nearest[own > cut + tolerance].max(initial=0.0)))
@@ -76,7 +79,13 @@ def unexplained(
             worst = max(
                 worst,
                 _unexplained_of_class(
-                    found_boxes[mine], found_scores[mine], boxes[image], probabilities[image, k], last, config, tolerance
+                    found_boxes[mine],
+                    found_scores[mine],
+                    boxes[image],
+                    probabilities[image, k],
+                    last,
+                    config,
+                    tolerance,
                 ),
             )
     return worst
@@ -92,7 +101,10 @@ def _unexplained_of_class(
     tolerance: float,
 ) -> float:
     """`unexplained` for one class of one image; `last` is the score below which the image's list may end."""
-    cut = max(config.score_threshold, float(np.partition(scores, -config.candidates_per_class)[-config.candidates_per_class]))
+    cut = max(
+        config.score_threshold,
+        float(np.partition(scores, -config.candidates_per_class)[-config.candidates_per_class]),
+    )
     possible, certain = (np.flatnonzero(scores > cut + margin) for margin in (-tolerance, tolerance))
     distance = _distance(kept_boxes, kept_scores, boxes[possible], scores[possible])
     nearest = distance.min(1, initial=INFINITY)

@@ -36,6 +36,9 @@ class Detections(NamedTuple):
 class Postprocess(nn.Module):
     """Decode, softmax, and the selection of detections."""
 
+    defaults: Tensor
+    candidate_labels: Tensor
+
     def __init__(self, category_ids: tuple[int, ...], config: EvalConfig) -> None:
         super().__init__()
         self.config = config
@@ -52,7 +55,7 @@ class Postprocess(nn.Module):
     def forward(self, box_regression: Tensor, class_logits: Tensor) -> Detections:
         """Detections of float32 box regression [N, 4, A] and class logits [N, C, A]."""
         boxes, probabilities = self.decode(box_regression, class_logits)
-        num_images, num_categories, _ = probabilities.shape
+        num_images = probabilities.shape[0]
         num_candidates = self.config.candidates_per_class
 
         scores, anchors = probabilities.topk(num_candidates, dim=2)  # [N, K, T]

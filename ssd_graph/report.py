@@ -25,7 +25,18 @@ SHOWN_SCORE = 0.3
 """Detections below this are scored but not drawn."""
 
 _SIDE = 360
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#e84393", "#2d3436")
+_COLOURS = (
+    "#e6194b",
+    "#3cb44b",
+    "#4363d8",
+    "#f58231",
+    "#911eb4",
+    "#008080",
+    "#9a6324",
+    "#808000",
+    "#e84393",
+    "#2d3436",
+)
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -86,7 +97,7 @@ def loss_curve(metrics: Path) -> str:
         ap_axes.plot([r["step"] for r in validation], [r["AP"] for r in validation], "ko:", label="validation AP")
         ap_axes.set(ylabel="AP", ylim=(0, None))
         lines = [*axes.get_lines(), *ap_axes.get_lines()]
-        axes.legend(lines, [line.get_label() for line in lines], loc="upper center", ncols=4, fontsize="small")
+        axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper center", ncols=4, fontsize="small")
         axes.set_ylim(top=axes.get_ylim()[1] * 1.4)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -102,7 +113,11 @@ def _stats_table(stats: dict[str, float]) -> str:
 def _class_table(per_class: dict[str, float | None]) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td>"
-        + ("<td>-</td><td>no ground truth</td>" if ap is None else f'<td>{ap:.3f}</td><td><meter value="{ap:.3f}"></meter></td>')
+        + (
+            "<td>-</td><td>no ground truth</td>"
+            if ap is None
+            else f'<td>{ap:.3f}</td><td><meter value="{ap:.3f}"></meter></td>'
+        )
         + "</tr>"
         for name, ap in per_class.items()
     )

@@ -1,7 +1,8 @@
 """A generated data set in COCO's format that needs no download: coloured shapes on textured grey.
 
 Six categories whose ids have gaps, each with a hue of its own so that a small network learns them in
-minutes; objects from about 16 to 220 pixels that may overlap; one image in ten without any. Annotations depend only on this file; JPEG bytes also on the libjpeg behind Pillow.
+minutes; objects from about 16 to 220 pixels that may overlap; one image in ten without any. Annotations
+depend only on this file; JPEG bytes also on the libjpeg behind Pillow.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _texture(rng: np.random.Generator, width: int, height: int, base: np.ndarray
     """The colour `base` (RGB [3]) under smooth noise of two octaves, uint8 [height, width, 3]."""
     image = np.broadcast_to(base, (height, width, 3)).copy()
     for cells, strength in ((3, 24.0), (12, 14.0)):
-        noise = (rng.normal(0, strength, (cells, cells, 1)) + rng.normal(0, 5, (cells, cells, 3)) + 128)
+        noise = rng.normal(0, strength, (cells, cells, 1)) + rng.normal(0, 5, (cells, cells, 3)) + 128
         noise = noise.clip(0, 255).astype(np.uint8)
         smooth = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
         image += np.asarray(smooth, np.float64) - 128

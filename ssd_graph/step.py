@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class TrainStep:
             self.model = SSD300(config)
         self.layout = StateLayout.of(self.model)
         self.recipe, self.amp_dtype, self.world_size = recipe, AMP_DTYPES.get(amp), world_size
+        self.group: Any = torch.distributed.GroupMember.WORLD if world_size > 1 else None
 
     def __call__(self, state: TrainState, batch: Batch, defaults: Tensor, learning_rate: Tensor) -> Metrics:
         """Overwrite `state` with the state after this batch.
@@ -62,13 +63,13 @@ class TrainStep:
             compute_dtype = self.amp_dtype or dtype
             tensors = self.layout.split_parameters(parameters, compute_dtype)
             tensors |= self.layout.split_buffers(state.bn_statistics)
-            outputs = functional_call(self.model, tensors, images.to(compute_dtype))
-            losses = multibox_loss(*(o.to(dtype) for o in outputs), targets)
+            boxes, logits = functional_call(self.model, tensors, images.to(compute_dtype))
+            losses = multibox_loss(boxes.to(dtype), logits.to(dtype), targets)
             return losses.total * state.loss_scale, (Metrics(*losses), self.layout.join_buffers(tensors))
 
         gradient, (_, (metrics, bn_statistics)) = grad_and_value(scaled_loss, has_aux=True)(state.parameters)
         if self.world_size > 1:
-            gradient = collectives.all_reduce(gradient, "sum", torch.distributed.group.WORLD)
+            gradient = collectives.all_reduce(gradient, "sum", self.group)
         gradient = gradient / (state.loss_scale * self.world_size)
         finite = gradient.abs().sum() < float("inf")  # False for NaN as well
 

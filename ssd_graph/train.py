@@ -14,7 +14,7 @@ from ssd_graph.backend import DeviceKind, compile_graph, require_devices
 from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.coco import load_split
-from ssd_graph.config import ModelConfig, Recipe, model_config
+from ssd_graph.config import Recipe, model_config
 from ssd_graph.distributed import World, broadcast_state, device_of, join_world, launch, launched, leave_world
 from ssd_graph.evaluate import CocoScores
 from ssd_graph.loader import Batch, Loader
@@ -22,6 +22,7 @@ from ssd_graph.metrics import RunLog, duration
 from ssd_graph.model import SSD300
 from ssd_graph.schedule import Schedule
 from ssd_graph.shapes import data_root
+from ssd_graph.state import TrainState
 from ssd_graph.step import Amp, Metrics, TrainStep, device_default_boxes
 from ssd_graph.validate import Validator
 
@@ -73,7 +74,12 @@ class Trainer:
     """One process's part of a run."""
 
     def __init__(
-        self, options: TrainOptions, kind: DeviceKind, world: World, splits: tuple[Any, Any], resumed: Checkpoint | None
+        self,
+        options: TrainOptions,
+        kind: DeviceKind,
+        world: World,
+        splits: tuple[Any, Any],
+        resumed: Checkpoint | None,
     ) -> None:
         self.options, self.world = options, world
         self.device = device_of(kind.type, world)
@@ -129,7 +135,7 @@ class Trainer:
         if self.train_split.num_empty_boxes:
             self.log.say(f"left out {self.train_split.num_empty_boxes} boxes without area")
 
-    def _first_state(self, resumed: Checkpoint | None, loss_scale: float) -> Any:
+    def _first_state(self, resumed: Checkpoint | None, loss_scale: float) -> TrainState:
         if resumed:
             return resumed.state(self.layout, self.device)
         torch.manual_seed(self.options.seed)
@@ -220,7 +226,12 @@ class Trainer:
             categories=self.train_split.categories,
             step=self.step,
             best_ap=self.best_ap,
-            run={**run, "out": str(run["out"]), "resume": str(run["resume"]), "backbone": str(run["backbone"])},
+            run={
+                **run,
+                "out": str(run["out"]),
+                "resume": str(run["resume"]),
+                "backbone": str(run["backbone"]),
+            },
         )
 
     def _say_results(self, steps_per_second: list[float], seconds: float) -> None:

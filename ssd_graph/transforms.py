@@ -42,9 +42,13 @@ def decode(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            # Pillow warns of palettes with transparency unless they go through RGBA.
+            transparent = image.mode == "P" and "transparency" in image.info
+            return (image.convert("RGBA") if transparent else image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot decode {path}: {error}; replace the file or remove it from the annotations") from error
+        raise InputError(
+            f"cannot decode {path}: {error}; replace the file or remove it from the annotations"
+        ) from error
 
 
 def preprocess(image: Image.Image) -> np.ndarray:
@@ -81,7 +85,7 @@ def random_crop(
             crop = np.concatenate([corner, corner + size])
             if not (iou(boxes_xyxy, crop[None])[:, 0] > min_iou).all():
                 continue
-            clipped = ((boxes_xyxy.clip(crop[[0, 1, 0, 1]], crop[[2, 3, 2, 3]]) - np.tile(corner, 2)) / np.tile(size, 2))
+            clipped = (boxes_xyxy.clip(crop[[0, 1, 0, 1]], crop[[2, 3, 2, 3]]) - np.tile(corner, 2)) / np.tile(size, 2)
             clipped = clipped.astype(np.float32)
             # A sliver can lose its area to rounding; such a box would make the loss infinite.
             kept = ((centres > crop[:2]) & (centres < crop[2:])).all(1) & (area(clipped) > 0)
@@ -110,11 +114,9 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
     rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0 - contrast), (saturation, 1.0 - saturation, 0.0))
     order = [int(i) for i in rng.permutation(4)]
     hue_position = order.index(3)
-    blends = np.tile(np.float32([1.0, 0.0, 0.0]), (NUM_BLENDS, 1))
+    blends = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (NUM_BLENDS, 1))
     for position, change in enumerate(order):
         if change < 3:
             # Before the hue shift: slots 0 to 2; behind it: slots 3 to 5, `position` being at least 1 there.
             blends[position if position < hue_position else position + 2] = rows[change]
     return ColourJitter(blends, hue)
-
-

@@ -17,7 +17,7 @@ def test_every_device_has_a_known_backend():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_refused_with_the_way_out():
-    with pytest.raises(InputError, match="no GPU is visible on this machine; use --cpus 1"):
+    with pytest.raises(InputError, match=r"no GPU is visible on this machine; use --cpus 1"):
         require_devices("gpu", 1)
 
 

@@ -25,7 +25,14 @@ def saved(path, seed=0):
     state.momentum.normal_()
     state.num_skipped.fill_(3)
     save_checkpoint(
-        path, state, layout, model=CONFIG, categories=CATEGORIES, step=17, best_ap=0.25, run={"seed": 1, "out": "x"}
+        path,
+        state,
+        layout,
+        model=CONFIG,
+        categories=CATEGORIES,
+        step=17,
+        best_ap=0.25,
+        run={"seed": 1, "out": "x"},
     )
     return state, layout
 
@@ -113,7 +120,10 @@ def test_torchvision_weights_fill_the_trunk(tmp_path):
     ("change", "words"),
     [
         (lambda w: w.pop("layer2.1.bn1.weight"), "has no 'layer2.1.bn1.weight'"),
-        (lambda w: w.update({"layer3.0.conv1.weight": torch.zeros(2, 2)}), "'layer3.0.conv1.weight' has shape (2, 2)"),
+        (
+            lambda w: w.update({"layer3.0.conv1.weight": torch.zeros(2, 2)}),
+            "'layer3.0.conv1.weight' has shape (2, 2)",
+        ),
         (lambda w: w.update({"layer1.9.conv1.weight": torch.zeros(1)}), "'layer1.9.conv1.weight', which"),
         (lambda w: w.update({"conv1.weight": "text"}), "'conv1.weight' has shape ()"),
     ],

@@ -16,7 +16,9 @@ TRAIN, EXPORT, EVALUATE = (REPOSITORY / p for p in ("tools/train_graph.py", "exp
 def command(*arguments, cwd):
     """Run a script and return (exit code, stdout, stderr)."""
     environment = {k: v for k, v in os.environ.items() if k != "SSD_GRAPH_DATA"}
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -64,7 +66,12 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tiny_coco, tmp_path)
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no file ckpt.pth"), (b"", "damaged"), (b"PK\x03\x04 not a zip", "damaged"), (b"GIF89a", "damaged")],
+    [
+        (None, "no file ckpt.pth"),
+        (b"", "damaged"),
+        (b"PK\x03\x04 not a zip", "damaged"),
+        (b"GIF89a", "damaged"),
+    ],
 )
 def test_exporting_a_missing_or_damaged_file_is_refused(tmp_path, content, words):
     if content is not None:
@@ -96,7 +103,10 @@ def test_evaluating_a_foreign_onnx_model_is_refused(tiny_coco, tmp_path):
 
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    onnx.save(
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]),
+        tmp_path / "m.onnx",
+    )
     assert "was not made by export/to_onnx.py" in refused(EVALUATE, "m.onnx", "--data", tiny_coco, cwd=tmp_path)
 
 
@@ -116,11 +126,26 @@ def test_help_fits_a_screen_and_needs_no_torch(script, tmp_path):
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     """The whole chain through the command line, compiled, in one go."""
-    flags = ("--preset", "ssd300-nano", "--recipe", "shapes", "--max-steps", 3, "--print-every", 1, "--out", "run")
+    flags = (
+        "--preset",
+        "ssd300-nano",
+        "--recipe",
+        "shapes",
+        "--max-steps",
+        3,
+        "--print-every",
+        1,
+        "--out",
+        "run",
+    )
     code, out, error = command(TRAIN, "--data", tiny_coco, *flags, cwd=tmp_path)
     assert code == 0, error
     assert "first step, compilation included" in out
-    for words in ("Final Performance images/sec : ", "Final Train Accuracy : ", "E2E Training Duration sec : "):
+    for words in (
+        "Final Performance images/sec : ",
+        "Final Train Accuracy : ",
+        "E2E Training Duration sec : ",
+    ):
         assert words in out
     code, out, error = command(EXPORT, "run/last.pth", cwd=tmp_path)
     assert (code, error) == (0, "")

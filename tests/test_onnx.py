@@ -33,7 +33,10 @@ def test_one_suppression_and_no_function_of_its_own(model):
 def test_inputs_and_outputs_are_the_contract(model):
     def signature(values):
         return {
-            v.name: (v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim])
+            v.name: (
+                v.type.tensor_type.elem_type,
+                [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+            )
             for v in values
         }
 
@@ -86,7 +89,20 @@ def test_evaluation_writes_a_summary_that_the_detections_file_confirms(trained, 
     result = evaluate_onnx(trained / "model.onnx", split, batch_size=4)
     write_result(result, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary["stats"]) == "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
+    assert list(summary["stats"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
     assert summary["images_per_second"] > 0
     digest = subprocess.run(["sha256sum", tmp_path / "detections.json"], capture_output=True, text=True, check=True)
     assert digest.stdout.split()[0] == summary["detections_sha256"]
@@ -115,6 +131,14 @@ def test_evaluating_does_not_import_torch(trained, tiny_coco, tmp_path):
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "assert 'torch' not in sys.modules"
     )
-    command = ["tools/eval_onnx.py", trained / "model.onnx", "--data", tiny_coco, "--out", tmp_path, "--report"]
+    command = [
+        "tools/eval_onnx.py",
+        trained / "model.onnx",
+        "--data",
+        tiny_coco,
+        "--out",
+        tmp_path,
+        "--report",
+    ]
     subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
     assert {f.name for f in tmp_path.iterdir()} == {"detections.json", "summary.json", "report.html"}

@@ -54,7 +54,11 @@ def run(step, function, dtype, num_steps, rate=0.004):
 @pytest.fixture(scope="module")
 def float64_runs():
     step = TrainStep(CONFIG, RECIPE)
-    return step, run(step, step, torch.float64, 6), run(step, compile_graph(step.__call__, "aot_eager"), torch.float64, 6)
+    return (
+        step,
+        run(step, step, torch.float64, 6),
+        run(step, compile_graph(step.__call__, "aot_eager"), torch.float64, 6),
+    )
 
 
 def test_eager_and_captured_step_agree_to_1e_12_over_six_steps_in_float64(float64_runs):

@@ -13,7 +13,12 @@ from tests.conftest import train_tiny
 
 
 def test_a_run_leaves_checkpoints_and_metrics_and_nothing_else(trained):
-    assert sorted(f.name for f in trained.iterdir()) == ["best.pth", "last.pth", "metrics.jsonl", "model.onnx"]
+    assert sorted(f.name for f in trained.iterdir()) == [
+        "best.pth",
+        "last.pth",
+        "metrics.jsonl",
+        "model.onnx",
+    ]
     assert load_checkpoint(trained / "last.pth").step == 6
 
 

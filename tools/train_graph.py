@@ -1,9 +1,9 @@
 """Train SSD300; the whole step runs as one compiled graph.
 
-    python tools/train_graph.py --npus 8                        # ./coco on eight Ascend NPUs
-    python tools/train_graph.py --data /data/coco --gpus 1      # one GPU
-    python tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1   # no download, minutes
-    torchrun --nnodes 2 --nproc-per-node 8 ... tools/train_graph.py --npus 8                  # several machines
+python tools/train_graph.py --npus 8                        # ./coco on eight Ascend NPUs
+python tools/train_graph.py --data /data/coco --gpus 1      # one GPU
+python tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1   # no download, minutes
+torchrun --nnodes 2 --nproc-per-node 8 ... tools/train_graph.py --npus 8                  # several machines
 """
 
 from __future__ import annotations

@@ -1,0 +1,91 @@
+"""What test files share: a small generated data set, the folder of real data, hypothesis' settings."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from ssd_graph.shapes import write_shapes
+
+settings.register_profile("ssd_graph", deadline=None, derandomize=True, max_examples=100)
+settings.load_profile("ssd_graph")
+
+
+@pytest.fixture(scope="session")
+def tiny_coco(tmp_path_factory):
+    """A generated COCO folder of 12 training and 6 validation images; read only."""
+    root = tmp_path_factory.mktemp("tiny_coco")
+    write_shapes(root, {"train": 12, "val": 6})
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with real COCO images (coco_mini) and published evaluator numbers (golden)."""
+    if "SSD_GRAPH_SHARED" not in os.environ:
+        pytest.skip("SSD_GRAPH_SHARED is not set to the folder that holds coco_mini and golden")
+    return Path(os.environ["SSD_GRAPH_SHARED"])
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_coco, tmp_path_factory):
+    """The folder of a six-step run of ssd300-nano on tiny_coco: last.pth, best.pth, metrics.jsonl, model.onnx."""
+    from ssd_graph.checkpoint import load_checkpoint
+    from ssd_graph.config import EvalConfig
+    from ssd_graph.onnx_export import export_onnx, sample_images
+
+    out = tmp_path_factory.mktemp("trained")
+    train_tiny(tiny_coco, out, max_steps=6)
+    export_onnx(load_checkpoint(out / "last.pth"), out / "model.onnx", sample_images(None), EvalConfig())
+    return out
+
+
+@pytest.fixture(scope="session")
+def overfitted(shared, tmp_path_factory):
+    """A folder with ssd300-nano trained for 150 steps on eight real images without augmentation, and its data."""
+    from ssd_graph.config import NO_AUGMENT, RECIPES
+    from ssd_graph.train import TrainOptions, train
+
+    out = tmp_path_factory.mktemp("overfitted")
+    real_subset(shared / "coco_mini", out / "data", num_images=8)
+    recipe = replace(
+        RECIPES["shapes"],
+        learning_rate=0.04,
+        weight_decay=0.0,
+        warmup_epochs=30.0,
+        decay_epochs=(130.0,),
+        epochs=150.0,
+        validate_every=150.0,
+        augment=NO_AUGMENT,
+    )
+    train(TrainOptions(data=str(out / "data"), preset="ssd300-nano", recipe=recipe, out=out))
+    return out
+
+
+def real_subset(coco, root, num_images):
+    """A COCO folder whose two splits are the same few real images, each with one to six boxes and no crowd."""
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    of_image = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+    fit = [i for i in content["images"] if 1 <= len(of_image[i["id"]]) <= 6]
+    images = [i for i in fit if not any(a["iscrowd"] for a in of_image[i["id"]])][:num_images]
+    annotations = [a for image in images for a in of_image[image["id"]]]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        subset = {"images": images, "annotations": annotations, "categories": content["categories"]}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(subset))
+        (root / f"{split}2017").symlink_to((coco / "train2017").resolve())
+
+
+def train_tiny(data, out, **changes):
+    """Train ssd300-nano in this process, uncompiled."""
+    from ssd_graph.config import RECIPES
+    from ssd_graph.train import TrainOptions, train
+
+    recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, validate_every=1.0)
+    options = TrainOptions(data=str(data), preset="ssd300-nano", recipe=recipe, backend="eager", print_every=2, out=out)
+    train(replace(options, **changes))
