@@ -37,7 +37,9 @@ def match_table(table, boxes, labels, defaults):
     """The matching rules on a table of IoUs [G, A]."""
     num_defaults = table.shape[1]
     best_value = [max(float(table[g, a]) for g in range(len(boxes))) for a in range(num_defaults)]
-    best_truth = [next(g for g in range(len(boxes)) if float(table[g, a]) == best_value[a]) for a in range(num_defaults)]
+    best_truth = [
+        next(g for g in range(len(boxes)) if float(table[g, a]) == best_value[a]) for a in range(num_defaults)
+    ]
     for g in range(len(boxes)):
         row = table[g].tolist()
         favourite = row.index(max(row))
@@ -54,7 +56,9 @@ def match_table(table, boxes, labels, defaults):
 def loss(box_regression, class_logits, truth_cxcywh, truth_labels, defaults):
     """Reference loss of box regression [N, 4, A], logits [N, C, A], matched boxes [N, 4, A], labels [N, A]."""
     d = defaults.to(box_regression.dtype).t()[None]
-    target = torch.cat([10 * (truth_cxcywh[:, :2] - d[:, :2]) / d[:, 2:], 5 * (truth_cxcywh[:, 2:] / d[:, 2:]).log()], 1)
+    target = torch.cat(
+        [10 * (truth_cxcywh[:, :2] - d[:, :2]) / d[:, 2:], 5 * (truth_cxcywh[:, 2:] / d[:, 2:]).log()], 1
+    )
     mask = truth_labels > 0
     positives = mask.sum(1)
     sl1 = (F.smooth_l1_loss(box_regression, target, reduction="none").sum(1) * mask).sum(1)
@@ -74,7 +78,12 @@ class TorchvisionStyleSSD(nn.Module):
     def __init__(self, config):
         super().__init__()
         c = config.trunk_channels
-        layers = [nn.Conv2d(3, c[0], 7, 2, 3, bias=False), nn.BatchNorm2d(c[0]), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        layers = [
+            nn.Conv2d(3, c[0], 7, 2, 3, bias=False),
+            nn.BatchNorm2d(c[0]),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+        ]
         previous = c[0]
         for channels, blocks, stride in zip(c, config.trunk_blocks, (1, 2, 1), strict=True):
             for b in range(blocks):

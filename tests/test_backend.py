@@ -37,7 +37,7 @@ def test_a_graph_break_is_an_error():
     def broken(x):
         return x + 1 if x.sum() > 0 else x - 1
 
-    with pytest.raises(Exception, match="(?i)data-dependent"):
+    with pytest.raises(Exception, match=r"(?i)data-dependent"):
         compile_graph(broken, "aot_eager")(torch.ones(2))
 
 

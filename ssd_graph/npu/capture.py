@@ -75,8 +75,8 @@ class GeGraph:
 class CapturedGraph:
     """One graph that torch.compile handed to torchair."""
 
-    fx: fx.GraphModule
-    """The graph in aten operations; runs on the CPU."""
+    module: fx.GraphModule
+    """The FX graph in aten operations; runs on the CPU."""
     ge: dict[Soc, GeGraph]
 
 
@@ -86,7 +86,7 @@ Runner = Callable[[CapturedGraph, Sequence[Tensor]], Nest]
 
 def run_fx(graph: CapturedGraph, inputs: Sequence[Tensor]) -> Nest:
     """The Runner that runs the FX graph itself."""
-    return graph.fx(*inputs)
+    return graph.module(*inputs)
 
 
 def capture(
@@ -136,20 +136,18 @@ def _torchair_without_device(socs: Sequence[Soc], runner: Runner) -> Iterator[li
     graphs: list[CapturedGraph] = []
     current = GeGraph()
 
-    def keep(
-        compiler: Torchair, module: fx.GraphModule, inputs: Nest, observer: Torchair
-    ) -> Callable[..., Nest]:
+    def keep(compiler: Torchair, module: fx.GraphModule, inputs: Nest, observer: Torchair) -> Callable[..., Nest]:
         nonlocal current
         graph = CapturedGraph(module, {})
         for soc in socs:
             graph.ge[soc] = current = GeGraph()
-            with patch("torch_npu.npu.get_device_name", lambda *_, soc=soc: SOC_NAMES[soc]):
+            with patch("torch_npu.npu.get_device_name", return_value=SOC_NAMES[soc]):
                 current.concrete = make_concrete(compiler, module, inputs, observer)
         graphs.append(graph)
         return lambda *inputs: runner(graph, inputs)
 
-    def note(concrete: Torchair, *node: Any) -> Torchair:
-        return _convert(lambda: convert(concrete, *node), concrete, node[-1], current)
+    def note(concrete: Torchair, target: object, args: Nest, kwargs: Nest, meta: Nest) -> Torchair:
+        return _convert(lambda: convert(concrete, target, args, kwargs, meta), concrete, meta, current)
 
     with ExitStack() as patches:
         for owner, name, replacement in (
@@ -162,9 +160,7 @@ def _torchair_without_device(socs: Sequence[Soc], runner: Runner) -> Iterator[li
         yield graphs
 
 
-def _convert(
-    convert: Callable[[], Torchair], concrete: Torchair, meta_outputs: Nest, notes: GeGraph
-) -> Torchair:
+def _convert(convert: Callable[[], Torchair], concrete: Torchair, meta_outputs: Nest, notes: GeGraph) -> Torchair:
     """Call torchair's converter of one FX node and write down what it did; failure becomes a placeholder."""
     node, operations = concrete._converter_ctx.node, concrete.graph.op
     num_before, source = len(operations), source_line(node)
@@ -214,6 +210,6 @@ def source_line(node: fx.Node) -> str:
     torch_folder = Path(torch.__file__).parent
     for name, line in reversed(frames):
         path = Path(name)
-        if torch_folder not in path.parents:
+        if not {torch_folder, torch_folder.with_name("torch_npu")} & set(path.parents):
             return f"{path.parent.name}/{path.name}:{line}"
     return "unknown"

@@ -61,9 +61,7 @@ def load_stand_in() -> None:
             import torch_npu  # noqa: F401  # pyright: ignore[reportMissingImports]
             import torchair  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise InputError(
-                f"torchair does not load ({error}); run `pip install 'ssd_graph[npu]'`"
-            ) from error
+            raise InputError(f"torchair does not load ({error}); run `pip install 'ssd_graph[npu]'`") from error
 
 
 def missing_libraries(libraries: Iterable[Path]) -> list[str]:
@@ -120,8 +118,8 @@ def _check_versions() -> None:
         npu_release = _release("torch_npu")
     except PackageNotFoundError as error:
         raise InputError(
-            f"torch_npu is not installed; run `pip install 'ssd_graph[npu]' torch_npu=={torch_release}`, best "
-            "in an environment of its own: with it and without CANN a plain `import torch` fails"
+            f"torch_npu is not installed; run `pip install 'ssd_graph[npu]' torch_npu=={torch_release}`, "
+            "best in an environment of its own: with it and without CANN a plain `import torch` fails"
         ) from error
     if npu_release != torch_release:
         raise InputError(
@@ -147,18 +145,26 @@ def _package_folder() -> Path:
 
 
 def _needed(library: Path) -> list[str]:
-    from elftools.elf.elffile import ELFFile
+    """Names of the libraries that `library` is linked to."""
+    from elftools.elf.dynamic import DynamicSection  # pyright: ignore[reportMissingImports]
+    from elftools.elf.elffile import ELFFile  # pyright: ignore[reportMissingImports]
 
     with library.open("rb") as file:
-        return [tag.needed for tag in ELFFile(file).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+        section = ELFFile(file).get_section_by_name(".dynamic")
+        assert isinstance(section, DynamicSection), library
+        tags = section.iter_tags("DT_NEEDED")
+        return [tag.needed for tag in tags]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _symbols(library: Path) -> Iterator[tuple[str, bool]]:
     """(name, whether it is defined there) of each dynamic symbol; weak ones may stay undefined."""
-    from elftools.elf.elffile import ELFFile
+    from elftools.elf.elffile import ELFFile  # pyright: ignore[reportMissingImports]
+    from elftools.elf.sections import SymbolTableSection  # pyright: ignore[reportMissingImports]
 
     with library.open("rb") as file:
-        for symbol in ELFFile(file).get_section_by_name(".dynsym").iter_symbols():
+        section = ELFFile(file).get_section_by_name(".dynsym")
+        assert isinstance(section, SymbolTableSection), library
+        for symbol in section.iter_symbols():
             defined = symbol["st_shndx"] != "SHN_UNDEF"
             if symbol.name and (defined or symbol["st_info"]["bind"] != "STB_WEAK"):
                 yield symbol.name, defined
@@ -211,9 +217,7 @@ def _compile(source: str, library: Path) -> None:
         raise InputError("no C compiler: install one that answers to `cc`, e.g. gcc") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.splitlines() or ["no message"])[0]
-        raise InputError(
-            f"the C compiler cannot build {library.name}: {reason}; see `cc --version`"
-        ) from error
+        raise InputError(f"the C compiler cannot build {library.name}: {reason}; see `cc --version`") from error
 
 
 @contextmanager

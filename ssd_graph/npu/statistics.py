@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
@@ -47,9 +48,7 @@ class Lowering:
     """GE's protobuf GraphDefs."""
 
     @staticmethod
-    def of(
-        graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None
-    ) -> Lowering:
+    def of(graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None) -> Lowering:
         """Count what is in `graphs`; `weights` is the tensor that counts as parameters."""
         lowered = [graph.ge[soc] for graph in graphs]
         operations = [operation for ge in lowered for operation in ge.concrete.graph.op]
@@ -59,13 +58,13 @@ class Lowering:
             graph_breaks=tuple(breaks),
             unsupported=tuple(op for ge in lowered for op in ge.unsupported),
             collectives=tuple(collective for ge in lowered for collective in ge.collectives),
-            num_fx_nodes=sum(len(graph.fx.graph.nodes) for graph in graphs),
+            num_fx_nodes=sum(len(graph.module.graph.nodes) for graph in graphs),
             ge_ops=Counter(operation.type for operation in operations),
             sources=Counter((op.type, sources.get(op.name, "inputs and outputs")) for op in operations),
             num_parameters=0 if weights is None else weights.numel(),
             weight_bytes=num_bytes(weights),
-            activation_bytes=max((activation_bytes(graph.fx) for graph in graphs), default=0),
-            flops=sum(flops(graph.fx) for graph in graphs),
+            activation_bytes=max((activation_bytes(graph.module) for graph in graphs), default=0),
+            flops=sum(flops(graph.module) for graph in graphs),
             graphs=tuple(ge.concrete.graph for ge in lowered),
         )
 
@@ -166,7 +165,7 @@ def flops(module: fx.GraphModule) -> int:
     for node in module.graph.nodes:
         count = flop_registry.get(getattr(node.target, "overloadpacket", None))
         if count is not None:
-            args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
+            args = map_arg(node.args, lambda n: n.meta["val"])
             total += count(*args, **node.kwargs, out_val=node.meta["val"])
     return total
 
