@@ -47,13 +47,14 @@ def lower_step_for(
     socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp, world_size: int, num_boxes: int = NUM_BOXES
 ) -> dict[Soc, Lowering]:
     """`lower_step` for several SoCs, traced once."""
-    config = model_config(preset, NUM_CLASSES)
-    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, world_size=world_size)
-    state = _empty_state(step.layout)
-    batch = Batch(*map(torch.from_numpy, Batch.empty(batch_size, num_boxes)))
-    with _ranks(world_size), FakeTensorMode() as mode:
-        args = _fake(mode, (state, batch, device_default_boxes("cpu"), torch.empty(())))
-        return lower(step, args, socs, state.parameters)
+    with _ranks(world_size):
+        config = model_config(preset, NUM_CLASSES)
+        step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, world_size=world_size)
+        state = _empty_state(step.layout)
+        batch = Batch(*map(torch.from_numpy, Batch.empty(batch_size, num_boxes)))
+        with FakeTensorMode() as mode:
+            args = _fake(mode, (state, batch, device_default_boxes("cpu"), torch.empty(())))
+            return lower(step, args, socs, state.parameters)
 
 
 def lower_predict(preset: str, batch_size: int, amp: Amp, soc: Soc = "a2") -> Lowering:
