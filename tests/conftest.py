@@ -45,7 +45,7 @@ def trained(tiny_coco, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def overfitted(shared, tmp_path_factory):
-    """A folder with ssd300-nano trained for 150 steps on eight real images without augmentation, and its data."""
+    """A folder with ssd300-nano trained for 130 steps on eight real images without augmentation, and its data."""
     from ssd_graph.config import NO_AUGMENT, RECIPES
     from ssd_graph.train import TrainOptions, train
 
@@ -53,12 +53,12 @@ def overfitted(shared, tmp_path_factory):
     real_subset(shared / "coco_mini", out / "data", num_images=8)
     recipe = replace(
         RECIPES["shapes"],
-        learning_rate=0.04,
-        weight_decay=0.0,
-        warmup_epochs=30.0,
-        decay_epochs=(130.0,),
-        epochs=150.0,
-        validate_every=150.0,
+        learning_rate=0.02,
+        weight_decay=5e-3,
+        warmup_epochs=10.0,
+        decay_epochs=(115.0,),
+        epochs=130.0,
+        validate_every=130.0,
         augment=NO_AUGMENT,
     )
     train(TrainOptions(data=str(out / "data"), preset="ssd300-nano", recipe=recipe, out=out))
