@@ -14,14 +14,19 @@ import numpy as np
 
 def cxcywh_to_xyxy(boxes_cxcywh: Any, xp: ModuleType = np) -> Any:
     """Corners of boxes [..., 4]; same dtype and unit as given."""
-    cx, cy, w, h = (boxes_cxcywh[..., i] for i in range(4))
-    return xp.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), -1)
+    centre, size = split(boxes_cxcywh, (2, 2), xp=xp)
+    return xp.concatenate((centre - 0.5 * size, centre + 0.5 * size), -1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Any, xp: ModuleType = np) -> Any:
     """Centres and sizes of boxes [..., 4]; same dtype and unit as given."""
-    x1, y1, x2, y2 = (boxes_xyxy[..., i] for i in range(4))
-    return xp.stack((0.5 * (x1 + x2), 0.5 * (y1 + y2), x2 - x1, y2 - y1), -1)
+    low, high = split(boxes_xyxy, (2, 2), xp=xp)
+    return xp.concatenate((0.5 * (low + high), high - low), -1)
+
+
+def split(boxes: Any, sizes: tuple[int, ...], axis: int = -1, xp: ModuleType = np) -> Any:
+    """Runs of coordinates along `axis`; one operation in the graph, where indexing takes one for each."""
+    return np.split(boxes, np.cumsum(sizes)[:-1], axis) if xp is np else xp.split(boxes, sizes, axis)
 
 
 def area(boxes_xyxy: Any) -> Any:
@@ -36,8 +41,9 @@ def iou(boxes_a: Any, boxes_b: Any, xp: ModuleType = np) -> Any:
     different order moves ground truths with nearly tied default boxes to another one. Two boxes of zero
     area give 0/0.
     """
-    a, b = boxes_a[..., :, None, :], boxes_b[..., None, :, :]
-    width = xp.clip(xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0]), 0, None)
-    height = xp.clip(xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1]), 0, None)
+    ax1, ay1, ax2, ay2 = split(boxes_a, (1, 1, 1, 1), xp=xp)  # [..., A, 1]
+    bx1, by1, bx2, by2 = split(boxes_b.swapaxes(-1, -2), (1, 1, 1, 1), -2, xp)  # [..., 1, B]
+    width = xp.clip(xp.minimum(ax2, bx2) - xp.maximum(ax1, bx1), 0, None)
+    height = xp.clip(xp.minimum(ay2, by2) - xp.maximum(ay1, by1), 0, None)
     intersection = width * height
-    return intersection / (area(a) + area(b) - intersection)
+    return intersection / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection)

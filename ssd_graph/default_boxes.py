@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ssd_graph.boxes import split
 from ssd_graph.config import IMAGE_SIZE, SSD300_BOXES, DefaultBoxConfig
 
 
@@ -47,8 +48,9 @@ def encode(
     boxes_cxcywh: Any, defaults_cxcywh: Any, xp: ModuleType = np, config: DefaultBoxConfig = SSD300_BOXES
 ) -> Any:
     """Regression targets [..., A, 4] of boxes [..., A, 4] against default boxes [A, 4] (SSD paper eq. 2)."""
-    centre = (boxes_cxcywh[..., :2] - defaults_cxcywh[..., :2]) / defaults_cxcywh[..., 2:] / config.scale_xy
-    size = xp.log(boxes_cxcywh[..., 2:] / defaults_cxcywh[..., 2:]) / config.scale_wh
+    (box_xy, box_wh), (default_xy, default_wh) = (split(b, (2, 2), xp=xp) for b in (boxes_cxcywh, defaults_cxcywh))
+    centre = (box_xy - default_xy) / default_wh / config.scale_xy
+    size = xp.log(box_wh / default_wh) / config.scale_wh
     return xp.concatenate((centre, size), -1)
 
 
