@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from torch._dynamo.exc import Unsupported
 from torch.utils import _pytree as pytree
 
+from ssd_graph.npu.converters import register_converters
 from ssd_graph.npu.stand_in import load_stand_in
 
 Torchair = Any
@@ -104,6 +105,7 @@ def capture(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
+    register_converters()
     import torchair  # pyright: ignore[reportMissingImports]
 
     def compile_and_call(fullgraph: bool) -> list[CapturedGraph]:

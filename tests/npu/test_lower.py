@@ -1,0 +1,196 @@
+"""The step and the inference graph lower to one GE graph each by torchair's compiler; nothing runs on an NPU."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ssd_graph.cli import InputError
+from ssd_graph.npu import stand_in
+from ssd_graph.npu.capture import SOC_NAMES, capture
+from ssd_graph.npu.lower import lower, lower_predict_for, lower_step_for
+
+TOOL = Path(__file__).parents[2] / "tools" / "lower_npu.py"
+
+SOCS = tuple(SOC_NAMES)
+
+MAX_COMPUTE_OPS = {"a2": 802, "950": 770}
+"""Of the r34 step in fp16 with eight ranks; when it falls, lower the bound with it."""
+
+
+@cache
+def step(amp, world_size):
+    return lower_step_for(SOCS, "ssd300-r34", 2, amp, world_size)
+
+
+@cache
+def predict(amp):
+    return lower_predict_for(SOCS, "ssd300-r34", 2, amp)
+
+
+@pytest.mark.parametrize("soc", SOCS)
+@pytest.mark.parametrize("world_size", [1, 8])
+@pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
+def test_the_step_lowers_to_one_graph(amp, world_size, soc):
+    lowering = step(amp, world_size)[soc]
+    assert lowering.unsupported == ()
+    assert lowering.graph_breaks == ()
+    assert lowering.num_graphs == 1
+    gradient = ("HcomAllReduce", 4 * lowering.num_parameters)
+    assert lowering.collectives == (() if world_size == 1 else (gradient,))
+
+
+@pytest.mark.parametrize("soc", SOCS)
+@pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
+def test_the_inference_graph_lowers_to_one_graph(amp, soc):
+    lowering = predict(amp)[soc]
+    assert lowering.lowers
+    assert lowering.collectives == ()
+    assert lowering.ge_ops["Conv2D"] == 51
+
+
+@pytest.mark.parametrize("soc", SOCS)
+def test_the_step_does_not_grow(soc):
+    assert step("fp16", 8)[soc].compute_ops <= MAX_COMPUTE_OPS[soc]
+
+
+def test_the_families_take_different_converters():
+    kinds = {soc: step("fp16", 8)[soc].ge_ops for soc in SOCS}
+    assert kinds["a2"]["MaxPoolWithArgmaxV1"]
+    assert kinds["950"]["MaxPoolWithArgmaxV3"]
+    assert not kinds["a2"]["MaxPoolWithArgmaxV3"]
+
+
+def test_the_statistics_add_up():
+    lowering = step("off", 1)["a2"]
+    assert lowering.weight_bytes == 4 * lowering.num_parameters
+    assert lowering.ge_ops.total() == sum(len(graph.op) for graph in lowering.graphs)
+    assert lowering.sources.total() == lowering.ge_ops.total()
+    assert lowering.sources["SplitV", "ssd_graph/state.py:72"] == 1
+
+
+def test_activations_and_flops_are_those_of_a_convolution_counted_by_hand():
+    def convolve(images, weight):
+        return F.conv2d(images.relu(), weight).view(-1).relu()
+
+    lowering = lower(convolve, (torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)))["a2"]
+    assert lowering.flops == 2 * (2 * 4 * 6 * 6) * (3 * 3 * 3)
+    # The convolution's input and result, then its result, of which the view is no copy, and that of relu.
+    assert lowering.activation_bytes == max(4 * (2 * 3 * 8 * 8 + 2 * 4 * 6 * 6), 4 * 2 * (2 * 4 * 6 * 6))
+
+
+def test_operations_that_do_not_lower_are_all_named_with_their_lines():
+    def loss(x, y):
+        first = F.smooth_l1_loss(x, y, reduction="none")
+        return (first + x.relu()).amax(1)
+
+    lowering = lower(loss, (torch.zeros(2, 3), torch.zeros(2, 3)))["a2"]
+    line = loss.__code__.co_firstlineno
+    assert [(op.op, op.source) for op in lowering.unsupported] == [
+        ("aten.smooth_l1_loss.default", f"npu/test_lower.py:{line + 1}"),
+        ("aten.amax.default", f"npu/test_lower.py:{line + 2}"),
+    ]
+    assert "not implemented" in lowering.unsupported[0].reason
+    assert lowering.ge_ops["Relu"] == 1
+    assert not lowering.lowers
+    assert f"npu/test_lower.py:{line + 1}" in lowering.table()
+
+
+def test_a_graph_break_shows_as_more_than_one_graph():
+    def broken(x):
+        y = x * 2
+        torch._dynamo.graph_break()
+        return y + 1
+
+    lowering = lower(broken, (torch.zeros(3),))["a2"]
+    assert lowering.num_graphs == 2
+    assert len(lowering.graph_breaks) == 1
+    assert not lowering.lowers
+
+
+def test_the_captured_function_still_computes_and_writes_in_place():
+    def update(total, x):
+        total.add_(x)
+        return total * 2
+
+    total = torch.ones(3)
+    seen = []
+
+    def runner(graph, inputs):
+        seen.extend(tuple(i.shape) for i in inputs)
+        return graph.module(*inputs)
+
+    graphs, breaks = capture(update, (total, torch.arange(3.0)), runner=runner)
+    assert (len(graphs), breaks) == (1, [])
+    assert total.tolist() == [1, 2, 3]
+    assert seen == [(3,), (3,)]
+
+
+def test_torchair_is_itself_again_afterwards():
+    from torchair._ge_concrete_graph import compat_ir, fx2ge_converter
+    from torchair.npu_fx_compiler import _NpuFxCompiler
+
+    def names():
+        functions = (
+            fx2ge_converter.initialize_graph_engine,
+            fx2ge_converter.GeConcreteGraph.parse_node,
+            compat_ir.is_cann_compat,
+            _NpuFxCompiler._gen_compiled_gm,
+            torch.npu.get_device_name,
+        )
+        return [function.__module__ for function in functions]
+
+    lower(torch.relu, (torch.zeros(2),))
+    assert not [name for name in names() if name.startswith("ssd_graph") or "mock" in name]
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_graph_is_written_as_text(tmp_path):
+    step("off", 1)["a2"].dump(tmp_path / "graph.txt")
+    text = (tmp_path / "graph.txt").read_text()
+    assert 'type: "Conv2DBackpropFilter"' in text
+    assert str(Path.home()) not in text
+
+
+@pytest.mark.parametrize("variable", stand_in.CANN_VARIABLES)
+def test_a_real_cann_is_not_hidden(variable, monkeypatch):
+    monkeypatch.setenv(variable, "somewhere")
+    with pytest.raises(InputError, match=f"{variable} is set"):
+        stand_in.load_stand_in.__wrapped__()
+
+
+def test_versions_that_do_not_pair_are_refused(monkeypatch):
+    real = stand_in.version
+    monkeypatch.setattr(stand_in, "_loads", lambda soname: False)
+    monkeypatch.setattr(stand_in, "version", lambda name: "2.1.0" if name == "torch_npu" else real(name))
+    with pytest.raises(InputError, match=r"torch_npu 2\.1\.0 does not pair with torch .*pip install torch_npu=="):
+        stand_in.load_stand_in.__wrapped__()
+
+
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SSD_GRAPH_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="no C compiler"):
+        stand_in._build(stand_in.c_source(["aclInit"]), ["libascendcl.so"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_one_json_object_and_succeeds(tmp_path):
+    result = subprocess.run(
+        [sys.executable, TOOL, "--preset", "ssd300-nano", "--batch-size", "1", "--graph", "predict"]
+        + ["--json", "-", "--out", tmp_path / "graph.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads(result.stdout)
+    assert numbers["graphs"] == 1
+    assert numbers["unsupported"] == numbers["collectives"] == []
+    assert numbers["compute_ops"] < sum(numbers["ge_ops"].values())
+    assert (tmp_path / "graph.txt").stat().st_size > 100_000
