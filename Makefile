@@ -4,21 +4,26 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
+NPU_VENV ?= .venv-npu
 
 # PyPI's Linux wheels of torch bring gigabytes of CUDA libraries. The +cpu build is asked for by its full
 # version, so that pip can install nothing else: from where pip is set up to look, or from PyTorch's own index.
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-npu test-slow lint format clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo
 	$(RUN) export/to_onnx.py demo/last.pth --out demo/model.onnx
 	$(RUN) tools/eval_onnx.py demo/model.onnx --data shapes --report
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),test-npu)
 	$(RUN) -m pytest
+
+# torch_npu changes what `import torch` does, so its tests have an environment of their own.
+test-npu: $(NPU_VENV)/.installed-npu
+	$(NPU_VENV)/bin/python -m pytest tests/npu
 
 test-slow: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m slow --timeout 3600
@@ -42,5 +47,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(NPU_VENV)/.installed-npu: pyproject.toml constraints.txt
+	$(MAKE) VENV=$(NPU_VENV) $(NPU_VENV)/.installed-dev
+	$(NPU_VENV)/bin/python -m pip install -q -c constraints.txt -e ".[npu]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NPU_VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

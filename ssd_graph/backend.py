@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
 import torch
 
 from ssd_graph.cli import InputError
+from ssd_graph.converters import register_converters
 from ssd_graph.step import Amp
 
 BACKENDS = ("eager", "aot_eager", "inductor", "torchair")
@@ -60,20 +63,48 @@ def _count_gpus() -> int:
 
 
 def _count_npus() -> int:
+    torch_npu = import_torch_npu()
+    return torch_npu.npu.device_count() if torch_npu.npu.is_available() else 0
+
+
+def import_torch_npu() -> Any:
+    """The torch_npu module, which brings torchair with it.
+
+    Raises:
+        InputError: it is not installed, does not pair with this torch, or does not load for want of CANN.
+    """
+    wanted = torch.__version__.split("+")[0]
     if importlib.util.find_spec("torch_npu") is None:
-        version = torch.__version__.split("+")[0]
         raise InputError(
-            f"--npus: torch_npu is not installed; run `pip install torch_npu=={version}` on a machine with CANN "
+            f"--npus: torch_npu is not installed; run `pip install torch_npu=={wanted}` on a machine with CANN "
             "and Ascend NPUs, or use --gpus 1 or --cpus 1 here"
         )
+    found = version("torch_npu")
+    if found.split(".post")[0] != wanted:  # torch_npu is built against one release of torch
+        raise InputError(
+            f"--npus: torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`"
+        )
     try:
-        import torch_npu  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import torch_npu  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError) as error:
         raise InputError(
-            f"--npus: torch_npu is installed but does not load ({str(error).splitlines()[0]}); install CANN and run "
-            "its set_env.sh first, or use --gpus 1 or --cpus 1 here"
+            f"--npus: torch_npu {found} is installed but does not load ({str(error).splitlines()[0]}); install CANN "
+            "and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
         ) from error
-    return torch.npu.device_count() if torch.npu.is_available() else 0  # type: ignore[attr-defined]
+    return torch_npu
+
+
+def _torchair_backend() -> Any:
+    """torchair's compiler for whole graphs, backward pass included; reduce-overhead mode has none."""
+    import_torch_npu()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    import torchair  # pyright: ignore[reportMissingImports]
+
+    register_converters()
+    backend = torchair.get_npu_backend(compiler_config=torchair.CompilerConfig())
+    for number, handler in handlers.items():  # torchair's own would swallow Ctrl-C
+        signal.signal(number, handler)
+    return backend
 
 
 def compile_graph(function: F, backend: str) -> F:
@@ -86,11 +117,10 @@ def compile_graph(function: F, backend: str) -> F:
     """
     if backend == "eager":
         return function
-    if backend == "torchair":
-        raise InputError("--backend torchair needs an Ascend NPU; use --backend aot_eager")
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
-    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+    compiler = _torchair_backend() if backend == "torchair" else backend
+    compiled = torch.compile(function, backend=compiler, fullgraph=True, dynamic=False)
     stance = "default"
 
     def graph(*args: Any) -> Any:

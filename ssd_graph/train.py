@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,6 +133,8 @@ class Trainer:
             f"batch {self.recipe.batch_size} x {world.size} on {self.device.type} ({backend}, amp {amp}), "
             f"{self.last_step:,} steps"
         )
+        if kind.type != "npu" and importlib.util.find_spec("torch_npu"):
+            self.log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
         if self.train_split.num_empty_boxes:
             self.log.say(f"left out {self.train_split.num_empty_boxes} boxes without area")
 

@@ -41,11 +41,15 @@ class Validator:
 
     def score(self, state: TrainState) -> CocoScores | None:
         """COCO numbers on rank 0, None on the others; every process must call it."""
-        rows = join_rows([join_rows(parts) for parts in self.world.gather(list(self._detect(state)))])
+        rows = self.detect(state)
         return self._scorer.score(rows, self.split.image_ids) if self._scorer else None
 
+    def detect(self, state: TrainState) -> DetectionRows:
+        """Detections of the whole split, on every rank; every process must call it."""
+        return join_rows(self.world.gather(join_rows(list(self._detect_mine(state)))))
+
     @torch.no_grad()
-    def _detect(self, state: TrainState) -> Iterator[DetectionRows]:
+    def _detect_mine(self, state: TrainState) -> Iterator[DetectionRows]:
         mine = np.arange(self.world.rank, len(self.split), self.world.size)
         device = state.parameters.device
         with ThreadPoolExecutor(self.workers) as pool:

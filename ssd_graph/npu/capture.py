@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from torch._dynamo.exc import Unsupported
 from torch.utils import _pytree as pytree
 
-from ssd_graph.npu.converters import register_converters
+from ssd_graph.converters import register_converters
 from ssd_graph.npu.stand_in import load_stand_in
 
 Torchair = Any
