@@ -6,7 +6,6 @@ import importlib.util
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ssd_graph.backend import DeviceKind, compile_graph, require_devices
 from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.coco import load_split
+from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.config import Recipe, model_config
 from ssd_graph.distributed import World, broadcast_state, device_of, join_world, launch, launched, leave_world
 from ssd_graph.evaluate import CocoScores
@@ -79,61 +78,59 @@ class Trainer:
         options: TrainOptions,
         kind: DeviceKind,
         world: World,
-        splits: tuple[Any, Any],
+        splits: tuple[CocoSplit, CocoSplit],
         resumed: Checkpoint | None,
     ) -> None:
-        self.options, self.world = options, world
+        self.options, self.world, self.recipe = options, world, options.recipe
         self.device = device_of(kind.type, world)
         self.train_split, val_split = splits
-        self.recipe = options.recipe
         self.model = model_config(options.preset, self.train_split.categories.num_classes)
-        if val_split.categories != self.train_split.categories:
-            raise InputError("training and validation annotations list different categories; use one list for both")
-        if resumed and (resumed.model, resumed.categories) != (self.model, self.train_split.categories):
-            raise InputError(f"{options.resume} was trained with preset {resumed.model.preset} or other categories")
-
-        amp = options.amp or kind.amp
-        backend = options.backend or kind.backend
-        global_batch = self.recipe.batch_size * world.size
-        self.schedule = Schedule(self.recipe, global_batch, len(self.train_split))
-        last = self.schedule.step_of_epoch(self.recipe.epochs)
-        self.last_step = min(last, options.max_steps) if options.max_steps is not None else last
         self.step, self.best_ap = (resumed.step, resumed.best_ap) if resumed else (0, -1.0)
         self.scores: CocoScores | None = None
-        if self.step >= self.last_step:
-            raise InputError(f"nothing left to train: step {self.step} of {self.last_step} is done; give more --epochs")
+        batch_size = self.recipe.batch_size
+        self.schedule = Schedule(self.recipe, batch_size * world.size, len(self.train_split))
+        last = self.schedule.step_of_epoch(self.recipe.epochs)
+        self.last_step = min(last, options.max_steps) if options.max_steps is not None else last
+        self._refuse_mismatches(val_split, resumed)
 
+        amp, backend = options.amp or kind.amp, options.backend or kind.backend
         step = TrainStep(self.model, self.recipe, amp=amp, world_size=world.size)
         self.layout = step.layout
         self.train_step = compile_graph(step.__call__, backend)
         self.state = self._first_state(resumed, self.recipe.loss_scale if amp == "fp16" else 1.0)
         self.defaults = device_default_boxes(self.device)
-        self.loader = Loader(
-            self.train_split,
-            self.recipe.batch_size,
-            self.recipe.augment,
-            seed=options.seed,
-            rank=world.rank,
-            world_size=world.size,
-            workers=options.workers,
-        )
+        shard = {"rank": world.rank, "world_size": world.size, "workers": options.workers}
+        self.loader = Loader(self.train_split, batch_size, self.recipe.augment, seed=options.seed, **shard)
         self.validator = Validator(
             val_split,
             self.model,
-            batch_size=self.recipe.batch_size,
+            batch_size=batch_size,
             amp=amp,
             backend=backend,
             world=world,
             workers=options.workers,
         )
         self.log = RunLog(options.out / "metrics.jsonl" if world.is_main else None, self.last_step, self.step)
+        self._introduce(f"on {self.device.type} ({backend}, amp {amp})", val_split)
+
+    def _refuse_mismatches(self, val_split: CocoSplit, resumed: Checkpoint | None) -> None:
+        if val_split.categories != self.train_split.categories:
+            raise InputError("training and validation annotations list different categories; use one list for both")
+        if resumed and (resumed.model, resumed.categories) != (self.model, self.train_split.categories):
+            raise InputError(
+                f"{self.options.resume} was trained with preset {resumed.model.preset} or other categories"
+            )
+        if self.step >= self.last_step:
+            raise InputError(f"nothing left to train: step {self.step} of {self.last_step} is done; give more --epochs")
+
+    def _introduce(self, where: str, val_split: CocoSplit) -> None:
+        num_parameters = self.state.parameters.numel()
         self.log.say(
-            f"{self.model.preset}, {sum(p.numel() for p in step.model.parameters()):,} parameters, "
-            f"{len(self.train_split):,} images of {self.train_split.categories.num_classes - 1} categories, "
-            f"batch {self.recipe.batch_size} x {world.size} on {self.device.type} ({backend}, amp {amp}), "
-            f"{self.last_step:,} steps"
+            f"{self.model.preset}, {num_parameters:,} parameters, {len(self.train_split):,} training and "
+            f"{len(val_split):,} validation images of {self.model.num_classes - 1} categories, "
+            f"batch {self.recipe.batch_size} x {self.world.size} {where}, {self.last_step:,} steps"
         )
-        if kind.type != "npu" and importlib.util.find_spec("torch_npu"):
+        if self.device.type != "npu" and importlib.util.find_spec("torch_npu"):
             self.log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
         if self.train_split.num_empty_boxes:
             self.log.say(f"left out {self.train_split.num_empty_boxes} boxes without area")
@@ -166,11 +163,12 @@ class Trainer:
                     self.log.say(f"first step, compilation included: {meter.restart_clock():.1f} s")
                 if self.step % self.options.print_every == 0 or self.step == self.last_step:
                     self._report(meter)
-                if self._validation_due():
-                    self._validate()
+                validate = self._validation_due()
+                save = self.options.save_every is not None and self.step % self.options.save_every == 0
+                if validate or save:
+                    self.world.mean_(self.state.bn_statistics)
+                    self._validate() if validate else self._save("last.pth")
                     meter.restart_clock()
-                elif self.options.save_every and self.step % self.options.save_every == 0:
-                    self._save("last.pth")
         finally:
             batches.close()
             self.log.close()
@@ -204,7 +202,6 @@ class Trainer:
 
     def _validate(self) -> None:
         begin = time.perf_counter()
-        self.world.mean_(self.state.bn_statistics)
         self.scores = scores = self.validator.score(self.state)
         if scores is None:
             return
