@@ -49,6 +49,15 @@ class TrainOptions:
     resume: Path | None = None
     backbone: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"--workers {self.workers}: give 0 or more")
+        for flag, value in (("--epochs", self.recipe.epochs), ("--validate-every", self.recipe.validate_every)):
+            if not value > 0:
+                raise InputError(f"{flag} {value}: give more than 0")
+        if not 0 <= self.recipe.learning_rate < float("inf"):
+            raise InputError(f"--lr {self.recipe.learning_rate}: give 0 or more")
+
 
 def train(options: TrainOptions) -> None:
     """Train as told, in as many processes as devices; returns when the run is over.

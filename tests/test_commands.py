@@ -58,6 +58,13 @@ def test_a_wrong_backbone_is_refused_before_anything_is_written(tiny_coco, tmp_p
     assert "vgg.pth has no 'conv1.weight'" in line
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--workers", -1), ("--epochs", 0), ("--validate-every", 0), ("--lr", -1), ("--lr", "nan")]
+)
+def test_numbers_out_of_range_are_refused_by_their_flag(flag, value, tmp_path):
+    assert f"{flag} {float(value) if flag != '--workers' else value}" in refused(TRAIN, flag, value, cwd=tmp_path)
+
+
 def test_an_output_folder_that_cannot_be_written_is_refused(tiny_coco, tmp_path):
     (tmp_path / "file").touch()
     arguments = ("--data", tiny_coco, "--preset", "ssd300-nano", "--out", "file/run", "--batch-size", 2)
