@@ -81,5 +81,8 @@ def broadcast_state(tensors: tuple[Tensor, ...], world: World) -> None:
 
 
 def device_of(kind: str, world: World) -> torch.device:
-    """The device of this process; accelerators are numbered by local rank."""
-    return torch.device("cpu") if kind == "cpu" else torch.device(kind, world.local_rank)
+    """The device of this process; an accelerator is chosen by local rank and made the current one."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    torch.accelerator.set_device_index(world.local_rank)  # gathering objects uses the current device
+    return torch.device(kind, world.local_rank)
