@@ -14,7 +14,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 .PHONY: demo test test-npu test-slow lint format clean
 
 demo: $(VENV)/.installed
-	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo
+	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
 	$(RUN) export/to_onnx.py demo/last.pth --out demo/model.onnx
 	$(RUN) tools/eval_onnx.py demo/model.onnx --data shapes --report
 

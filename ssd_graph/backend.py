@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ssd_graph.cli import InputError
+from ssd_graph.config import Amp
 from ssd_graph.converters import register_converters
-from ssd_graph.step import Amp
 
 BACKENDS = ("eager", "aot_eager", "inductor", "torchair")
 """`eager` runs the step uncompiled; the others capture it as one static graph first."""

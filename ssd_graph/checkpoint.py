@@ -18,8 +18,10 @@ from ssd_graph.config import ModelConfig
 from ssd_graph.model import SSD300
 from ssd_graph.state import StateLayout, TrainState
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file's layout."""
+
+_OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "streak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,31 @@ class Checkpoint:
     categories: Categories
     tensors: dict[str, Tensor]
     """The model's `state_dict`, on the CPU."""
-    momentum: Tensor
-    loss_scale: Tensor
-    num_skipped: Tensor
+    optimizer: dict[str, Tensor]
+    """The rest of the training state by its field names."""
+    ema: Tensor | None
+    """Moving average of the flat parameters."""
     step: int
     """Steps done."""
-    best_ap: float
-    """Best validation AP so far, -1 before the first."""
     run: dict[str, Any]
-    """What the run was started with, for the reader."""
+    """What the run was started with: options, recipe, world size, fingerprint of the training data."""
     sha256: str
     """Of the file."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The `state_dict` to score and to export: with the moving average if the run kept one."""
+        if self.ema is None:
+            return self.tensors
+        with torch.device("meta"):
+            layout = StateLayout.of(SSD300(self.model))
+        return self.tensors | layout.split_parameters(self.ema, self.ema.dtype)
 
     def state(self, layout: StateLayout, device: torch.device) -> TrainState:
         """The training state, on `device`."""
         state = layout.load({name: tensor.to(device) for name, tensor in self.tensors.items()})
-        saved = (self.momentum, self.loss_scale, self.num_skipped)
-        momentum, loss_scale, num_skipped = (tensor.to(device) for tensor in saved)
-        return state._replace(momentum=momentum, loss_scale=loss_scale, num_skipped=num_skipped)
+        optimizer = {name: tensor.to(device) for name, tensor in self.optimizer.items()}
+        return state._replace(**optimizer, ema=None if self.ema is None else self.ema.to(device))
 
 
 def save_checkpoint(
@@ -58,10 +67,9 @@ def save_checkpoint(
     model: ModelConfig,
     categories: Categories,
     step: int,
-    best_ap: float,
     run: dict[str, Any],
 ) -> None:
-    """Write `path`; a reader sees the old file or the new one.
+    """Write `path`, and its SHA-256 beside it; a reader sees the old file or the new one.
 
     Raises:
         InputError: the folder cannot be written.
@@ -74,43 +82,49 @@ def save_checkpoint(
         "category_ids": list(categories.ids),
         "category_names": list(categories.names),
         "model": {name: tensor.cpu().clone() for name, tensor in layout.state_dict(state).items()},
-        "momentum": state.momentum.cpu(),
-        "loss_scale": state.loss_scale.cpu(),
-        "num_skipped": state.num_skipped.cpu(),
+        "optimizer": {name: getattr(state, name).cpu() for name in _OPTIMIZER},
+        "ema": None if state.ema is None else state.ema.cpu(),
         "step": step,
-        "best_ap": best_ap,
         "run": run,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
+        # Before the rename, so that no checkpoint is ever without its sum.
+        with atomic_write(_sum_file(path)) as sums:
+            sums.write_text(f"{_sha256(temporary)}  {path.name}\n")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that `save_checkpoint` wrote.
 
     Raises:
-        InputError: the file is missing, damaged, of another program or of a newer version.
+        InputError: the file is missing, damaged, of another program or of another version.
     """
     content = _load(path)
+    path = path.resolve()  # a run's last.pth and best.pth are links, and the sums are beside the files
+    sha256 = _sha256(path)
+    if _sum_file(path).is_file() and _sum_file(path).read_text().split()[:1] != [sha256]:
+        raise InputError(f"{path} is damaged: its SHA-256 is not the one in {_sum_file(path).name}; copy it again")
     if content.get("format") != "ssd_graph":
         first = next(iter(content), "nothing")
         raise InputError(
             f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); give one that training wrote"
         )
     try:
-        if content["schema"] > SCHEMA:
-            raise InputError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}; update ssd_graph")
+        if content["schema"] != SCHEMA:
+            raise InputError(
+                f"{path} has schema {content['schema']} (ssd_graph {content.get('ssd_graph_version', '?')}), this "
+                f"version reads {SCHEMA}; use the ssd_graph that wrote it"
+            )
         checkpoint = Checkpoint(
             model=ModelConfig(**{k: _tuples(v) for k, v in content["model_config"].items()}),
             categories=Categories(tuple(content["category_ids"]), tuple(content["category_names"])),
             tensors=content["model"],
-            momentum=content["momentum"],
-            loss_scale=content["loss_scale"],
-            num_skipped=content["num_skipped"],
+            optimizer={name: content["optimizer"][name] for name in _OPTIMIZER},
+            ema=content["ema"],
             step=content["step"],
-            best_ap=content["best_ap"],
             run=content["run"],
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=sha256,
         )
         with torch.device("meta"):
             wanted = SSD300(checkpoint.model).state_dict()
@@ -135,6 +149,15 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
     }
     _require_same(given, trunk.state_dict(), path)
     trunk.load_state_dict(given)
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> None:

@@ -20,7 +20,8 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except InputError as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
+        if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
+            sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
@@ -55,7 +56,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -9,6 +9,7 @@ are shared by forked workers; lists of dictionaries would be copied page by page
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -65,6 +66,14 @@ class CocoSplit:
     def max_boxes(self) -> int:
         """Largest number of boxes in an image."""
         return int(np.diff(self.offsets).max(initial=0))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what training sees of the annotations: it changes when the data set does."""
+        digest = hashlib.sha256(repr((self.categories, self.file_names.tolist())).encode())
+        for array in (self.image_ids, self.sizes, self.offsets, self.boxes, self.labels):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def path(self, i: int) -> Path:
         """File of image i."""

@@ -48,7 +48,7 @@ class Detector(nn.Module):
     def __init__(self, checkpoint: Checkpoint, config: EvalConfig) -> None:
         super().__init__()
         self.network = SSD300(checkpoint.model)
-        self.network.load_state_dict(checkpoint.tensors)
+        self.network.load_state_dict(checkpoint.weights)
         self.categories = checkpoint.categories.ids
         self.postprocess = Postprocess(self.categories, config)
         self.eval()

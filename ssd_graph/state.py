@@ -30,7 +30,16 @@ class TrainState(NamedTuple):
     loss_scale: Tensor
     """float32 [], factor on the loss before the backward pass; 1 unless the step computes in fp16."""
     num_skipped: Tensor
-    """int64 [], steps whose gradient was not finite and which changed nothing else."""
+    """int64 [], steps whose gradient was not finite; they change none of the above but a dynamic loss scale."""
+    streak: Tensor
+    """int64 []: n finite steps in a row, or -n skipped ones; a dynamic loss scale's growth starts it anew."""
+    ema: Tensor | None = None
+    """Same dtype as the parameters, [P]: their moving average, if the recipe has one."""
+
+    @property
+    def scored_parameters(self) -> Tensor:
+        """[P], what validation scores and the export takes: the moving average if there is one."""
+        return self.parameters if self.ema is None else self.ema
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,7 @@ class StateLayout:
             torch.zeros_like(parameters),
             statistics,
             torch.tensor(loss_scale, device=parameters.device),
+            torch.zeros((), dtype=torch.int64, device=parameters.device),
             torch.zeros((), dtype=torch.int64, device=parameters.device),
         )
 

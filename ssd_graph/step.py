@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.distributed import _functional_collectives as collectives
 from torch.func import functional_call, grad_and_value
 
 from ssd_graph.augment import augment, normalise
-from ssd_graph.config import ModelConfig, Recipe
+from ssd_graph.config import Amp, ModelConfig, Recipe
 from ssd_graph.default_boxes import default_boxes
 from ssd_graph.loader import Batch
 from ssd_graph.loss import multibox_loss
@@ -20,10 +21,11 @@ from ssd_graph.matcher import match
 from ssd_graph.model import SSD300
 from ssd_graph.state import StateLayout, TrainState
 
-Amp = Literal["off", "bf16", "fp16"]
-
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Convolutions and activations compute in these; parameters, BN statistics and the loss stay float32."""
+
+GROWTH_INTERVAL = 2000
+"""Finite steps in a row after which a dynamic loss scale doubles (torch.amp.GradScaler's default)."""
 
 
 class Metrics(NamedTuple):
@@ -39,7 +41,7 @@ class TrainStep:
     """`step(state, batch, learning_rate)` trains once; everything that may change from step to step is a tensor."""
 
     def __init__(self, config: ModelConfig, recipe: Recipe, *, amp: Amp = "off", world_size: int = 1) -> None:
-        """`world_size` above 1 averages gradients over the default process group."""
+        """`world_size` above 1 averages gradients and BN statistics over the default process group."""
         with torch.device("meta"):  # a skeleton: the weights come from the state
             self.model = SSD300(config)
         self.layout = StateLayout.of(self.model)
@@ -51,37 +53,77 @@ class TrainStep:
 
         Args:
             state: float32, or float64 on the CPU for parity tests; then everything but the matching is.
-            batch: torch tensors, see loader.Batch.
+            batch: torch tensors, see loader.Batch; `recipe.accumulate` times the images of a forward pass.
             defaults: default boxes, float32 cxcywh [A, 4].
             learning_rate: scalar.
         """
-        dtype = state.parameters.dtype
-        images, boxes = augment(batch, self.recipe.augment, dtype)
-        targets = match(boxes, batch.labels, defaults, dtype)
-
-        def scaled_loss(parameters: Tensor) -> tuple[Tensor, tuple[Metrics, Tensor]]:
-            compute_dtype = self.amp_dtype or dtype
-            tensors = self.layout.split_parameters(parameters, compute_dtype)
-            tensors |= self.layout.split_buffers(state.bn_statistics)
-            boxes, logits = functional_call(self.model, tensors, images.to(compute_dtype))
-            losses = multibox_loss(boxes.to(dtype), logits.to(dtype), targets)
-            return losses.total * state.loss_scale, (Metrics(*losses), self.layout.join_buffers(tensors))
-
-        gradient, (_, (metrics, bn_statistics)) = grad_and_value(scaled_loss, has_aux=True)(state.parameters)
-        if self.world_size > 1:
-            gradient = collectives.all_reduce(gradient, "sum", self.group)
-        gradient = gradient / (state.loss_scale * self.world_size)
+        gradients, metrics, bn_statistics = [], [], state.bn_statistics
+        for part in zip(*(field.chunk(self.recipe.accumulate) for field in batch), strict=True):
+            differentiate = grad_and_value(self._scaled_loss, has_aux=True)
+            gradient, (_, (losses, bn_statistics)) = differentiate(
+                state.parameters, bn_statistics, state.loss_scale, Batch(*part), defaults
+            )
+            gradients.append(gradient)
+            metrics.append(losses)
+        gradient, bn_statistics = self._average_over_ranks(_mean(gradients), bn_statistics)
+        gradient = gradient / state.loss_scale
         finite = gradient.abs().sum() < float("inf")  # False for NaN as well
 
         # torch.optim.SGD's rule; a step with a non-finite gradient is counted and changes nothing else.
-        gradient = gradient + self.recipe.weight_decay * state.parameters
+        gradient = gradient + self.recipe.weight_decay * self._decayed(state.parameters)
         momentum = self.recipe.momentum * state.momentum + gradient
         parameters = state.parameters - learning_rate * momentum
+        if state.ema is not None:
+            average = self.recipe.ema_decay * state.ema + (1 - self.recipe.ema_decay) * parameters
+            state.ema.copy_(torch.where(finite, average, state.ema))
         state.parameters.copy_(torch.where(finite, parameters, state.parameters))
         state.momentum.copy_(torch.where(finite, momentum, state.momentum))
         state.bn_statistics.copy_(torch.where(finite, bn_statistics, state.bn_statistics))
+        self._count(state, finite)
+        return Metrics(*(_mean(values) for values in zip(*metrics, strict=True)))
+
+    def _scaled_loss(
+        self, parameters: Tensor, bn_statistics: Tensor, loss_scale: Tensor, batch: Batch, defaults: Tensor
+    ) -> tuple[Tensor, tuple[Metrics, Tensor]]:
+        dtype = parameters.dtype
+        images, boxes = augment(batch, self.recipe.augment, dtype)
+        targets = match(boxes, batch.labels, defaults, dtype)
+        compute_dtype = self.amp_dtype or dtype
+        tensors = self.layout.split_parameters(parameters, compute_dtype)
+        tensors |= self.layout.split_buffers(bn_statistics)
+        regression, logits = functional_call(self.model, tensors, images.to(compute_dtype))
+        losses = multibox_loss(regression.to(dtype), logits.to(dtype), targets)
+        return losses.total * loss_scale, (Metrics(*losses), self.layout.join_buffers(tensors))
+
+    def _average_over_ranks(self, gradient: Tensor, bn_statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """One collective for both, so that every rank holds the same state at all times."""
+        if self.world_size == 1:
+            return gradient, bn_statistics
+        both = collectives.all_reduce(torch.cat([gradient, bn_statistics]), "sum", self.group) / self.world_size
+        gradient, bn_statistics = both.split((gradient.numel(), bn_statistics.numel()))
+        return gradient, bn_statistics
+
+    def _decayed(self, parameters: Tensor) -> Tensor:
+        """The parameters [P] that weight decay pulls to zero, and zeros in place of the others."""
+        if self.recipe.decay_bias_bn:
+            return parameters
+        weights, rest = parameters.split((self.layout.num_weights, parameters.numel() - self.layout.num_weights))
+        return torch.cat([weights, torch.zeros_like(rest)])
+
+    def _count(self, state: TrainState, finite: Tensor) -> None:
+        """Update the counters and, if it is dynamic, the loss scale."""
+        streak = torch.where(finite, state.streak.clamp(min=0) + 1, state.streak.clamp(max=0) - 1)
+        if self.recipe.dynamic_loss_scale:
+            grown = streak >= GROWTH_INTERVAL
+            finite_scale = torch.where(grown, state.loss_scale * 2, state.loss_scale)
+            state.loss_scale.copy_(torch.where(finite, finite_scale, (state.loss_scale / 2).clamp(min=1)))
+            streak = torch.where(grown, torch.zeros_like(streak), streak)
+        state.streak.copy_(streak)
         state.num_skipped.add_((~finite).long())
-        return metrics
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else sum(values[1:], values[0]) / len(values)
 
 
 class Predict:

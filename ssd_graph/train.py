@@ -3,80 +3,76 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ssd_graph.backend import DeviceKind, compile_graph, require_devices
 from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.coco import CocoSplit, load_split
-from ssd_graph.config import Recipe, model_config
+from ssd_graph.config import model_config
 from ssd_graph.distributed import World, broadcast_state, device_of, join_world, launch, launched, leave_world
-from ssd_graph.evaluate import CocoScores
 from ssd_graph.loader import Batch, Loader
+from ssd_graph.meter import Meter
 from ssd_graph.metrics import RunLog, duration
 from ssd_graph.model import SSD300
+from ssd_graph.options import TrainOptions, changed_settings
+from ssd_graph.run_folder import RunFolder
 from ssd_graph.schedule import Schedule
 from ssd_graph.shapes import data_root
 from ssd_graph.state import TrainState
-from ssd_graph.step import Amp, Metrics, TrainStep, device_default_boxes
-from ssd_graph.validate import Validator
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainOptions:
-    """A run, as tools/train_graph.py's flags give it; None leaves a choice to the device or the recipe."""
-
-    data: str
-    preset: str
-    recipe: Recipe
-    devices: str = "cpu"
-    """A key of backend.DEVICES."""
-    num_devices: int = 1
-    max_steps: int | None = None
-    seed: int = 1
-    workers: int = 2
-    amp: Amp | None = None
-    backend: str | None = None
-    out: Path = Path("runs/last")
-    print_every: int = 20
-    save_every: int | None = None
-    """Steps between checkpoints; None saves after each validation."""
-    resume: Path | None = None
-    backbone: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"--workers {self.workers}: give 0 or more")
-        for flag, value in (("--epochs", self.recipe.epochs), ("--validate-every", self.recipe.validate_every)):
-            if not value > 0:
-                raise InputError(f"{flag} {value}: give more than 0")
-        if not 0 <= self.recipe.learning_rate < float("inf"):
-            raise InputError(f"--lr {self.recipe.learning_rate}: give 0 or more")
+from ssd_graph.step import Metrics, TrainStep, device_default_boxes
+from ssd_graph.validate import Validations, Validator
 
 
 def train(options: TrainOptions) -> None:
     """Train as told, in as many processes as devices; returns when the run is over.
 
     Raises:
-        InputError: something the user can mend, found before anything is written.
+        InputError: something the user can mend, found before anything is written, or gradients that stay
+            non-finite.
+        SystemExit: with several processes, the exit code of one that failed.
     """
-    kind = require_devices(options.devices, options.num_devices)
+    kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
     splits = load_split(root, "train"), load_split(root, "val")
-    resumed = load_checkpoint(options.resume) if options.resume else None
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        options = replace(options, resume="auto")
+    resumed, notes = _resumed(options)
     if options.num_devices > 1 and not launched():
-        launch(options.num_devices)
+        launch(options.num_devices, options.max_restarts)
         return
     world = join_world(kind.collectives)
     try:
-        Trainer(options, kind, world, splits, resumed).run()
+        trainer = Trainer(options, kind, world, splits, resumed)
+        with trainer.folder.locked() if world.is_main else nullcontext():
+            trainer.open_log(notes)
+            trainer.run()
     finally:
         leave_world()
+
+
+def _resumed(options: TrainOptions) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue, if any, and what to say about it."""
+    folder = RunFolder(options.out)
+    if options.resume is None:
+        if folder.last.is_file() and not options.overwrite:
+            raise InputError(
+                f"{options.out} holds a run's checkpoints; continue it with --resume auto, or give another --out, or "
+                "--overwrite"
+            )
+        return None, []
+    if options.resume == "auto":
+        return folder.load_last()
+    file = Path(options.resume)
+    if file.name == folder.last.name and file.is_file():
+        return RunFolder(file.parent).load_last()
+    return load_checkpoint(file), []
 
 
 class Trainer:
@@ -91,109 +87,165 @@ class Trainer:
         resumed: Checkpoint | None,
     ) -> None:
         self.options, self.world, self.recipe = options, world, options.recipe
-        self.device = device_of(kind.type, world)
-        self.train_split, val_split = splits
-        self.model = model_config(options.preset, self.train_split.categories.num_classes)
-        self.step, self.best_ap = (resumed.step, resumed.best_ap) if resumed else (0, -1.0)
-        self.scores: CocoScores | None = None
-        batch_size = self.recipe.batch_size
+        self.amp, self.backend = options.amp or kind.amp, options.backend or kind.backend
+        self.device = device_of(kind.type, world, options.first_device)
+        self.train_split, self.val_split = splits
+        self.categories = self.train_split.categories
+        self.model = model_config(options.preset, self.categories.num_classes)
+        batch_size = self.recipe.batch_size * self.recipe.accumulate
         self.schedule = Schedule(self.recipe, batch_size * world.size, len(self.train_split))
         last = self.schedule.step_of_epoch(self.recipe.epochs)
         self.last_step = min(last, options.max_steps) if options.max_steps is not None else last
-        self._refuse_mismatches(val_split, resumed)
+        self.first_step = self.step = resumed.step if resumed else 0
+        self._refuse_mismatches(resumed)
 
-        amp, backend = options.amp or kind.amp, options.backend or kind.backend
-        step = TrainStep(self.model, self.recipe, amp=amp, world_size=world.size)
+        step = TrainStep(self.model, self.recipe, amp=self.amp, world_size=world.size)
         self.layout = step.layout
-        self.train_step = compile_graph(step.__call__, backend)
-        self.state = self._first_state(resumed, self.recipe.loss_scale if amp == "fp16" else 1.0)
+        self.train_step = compile_graph(step.__call__, self.backend)
+        self.state = resumed.state(self.layout, self.device) if resumed else self._first_state()
         self.defaults = device_default_boxes(self.device)
         shard = {"rank": world.rank, "world_size": world.size, "workers": options.workers}
         self.loader = Loader(self.train_split, batch_size, self.recipe.augment, seed=options.seed, **shard)
         self.validator = Validator(
-            val_split,
+            self.val_split,
             self.model,
-            batch_size=batch_size,
-            amp=amp,
-            backend=backend,
+            batch_size=self.recipe.batch_size,
+            amp=self.amp,
+            backend=self.backend,
             world=world,
             workers=options.workers,
         )
-        self.log = RunLog(options.out / "metrics.jsonl" if world.is_main else None, self.last_step, self.step)
-        self._introduce(f"on {self.device.type} ({backend}, amp {amp})", val_split)
+        self.reached = False
+        """Whether the recipe's threshold is, as all processes know."""
+        self.folder = RunFolder(options.out, options.keep)
+        self.changes = changed_settings(resumed.run, self.settings()) if resumed else []
+        self.meter = Meter(world, each_step=options.performance)
 
-    def _refuse_mismatches(self, val_split: CocoSplit, resumed: Checkpoint | None) -> None:
-        if val_split.categories != self.train_split.categories:
+    def settings(self) -> dict[str, object]:
+        """What a checkpoint says of the run that wrote it."""
+        return {
+            **self.options.settings(),
+            "amp": self.amp,
+            "backend": self.backend,
+            "world_size": self.world.size,
+            "train_fingerprint": self.train_split.fingerprint,
+        }
+
+    def _refuse_mismatches(self, resumed: Checkpoint | None) -> None:
+        if self.val_split.categories != self.categories:
             raise InputError("training and validation annotations list different categories; use one list for both")
-        if resumed and (resumed.model, resumed.categories) != (self.model, self.train_split.categories):
+        if not resumed:
+            return
+        if (resumed.model, resumed.categories) != (self.model, self.categories):
             raise InputError(
-                f"{self.options.resume} was trained with preset {resumed.model.preset} or other categories"
+                f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
+                "begin a new run with its weights"
+            )
+        if resumed.run["train_fingerprint"] != self.train_split.fingerprint:
+            raise InputError(
+                f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
+                "to begin a new run with its weights"
             )
         if self.step >= self.last_step:
             raise InputError(f"nothing left to train: step {self.step} of {self.last_step} is done; give more --epochs")
 
-    def _introduce(self, where: str, val_split: CocoSplit) -> None:
-        num_parameters = self.state.parameters.numel()
+    def _first_state(self) -> TrainState:
+        torch.manual_seed(self.options.seed)
+        model = SSD300(self.model)
+        if self.options.backbone:
+            load_trunk(self.options.backbone, model.trunk)
+        loss_scale = self.recipe.loss_scale if self.amp == "fp16" else 1.0
+        state = self.layout.new_state(model.to(self.device), loss_scale=loss_scale)
+        if self.recipe.ema_decay:
+            state = state._replace(ema=state.parameters.clone())
+        broadcast_state(state, self.world)
+        return state
+
+    def open_log(self, notes: list[str]) -> None:
+        """Begin or continue `metrics.jsonl`, forget what was written after the first step, say what runs where."""
+        path = self.options.out / "metrics.jsonl" if self.world.is_main else None
+        self.log = RunLog(path, self.last_step, self.first_step, tensorboard=self.options.tensorboard)
+        if path:
+            self.folder.rewind(self.first_step)
+        steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs} | {self.last_step}
+        self.validations = Validations(
+            self.validator,
+            () if self.options.performance else steps,
+            self.recipe.threshold,
+            self.world,
+            self.folder,
+            self.log,
+        )
+        if self.world.from_main(self.validations.passed):
+            threshold = self.recipe.threshold
+            raise InputError(f"nothing left to train: AP has reached --threshold {threshold}; give a higher one")
+        for note in notes:
+            self.log.say(note)
+        if self.changes:
+            self.log.say(f"not the continuation of the same run: {', '.join(self.changes)}")
+        where = f"on {self.device.type} ({self.backend}, amp {self.amp})"
         self.log.say(
-            f"{self.model.preset}, {num_parameters:,} parameters, {len(self.train_split):,} training and "
-            f"{len(val_split):,} validation images of {self.model.num_classes - 1} categories, "
-            f"batch {self.recipe.batch_size} x {self.world.size} {where}, {self.last_step:,} steps"
+            f"{self.model.preset}, {self.state.parameters.numel():,} parameters, {len(self.train_split):,} training "
+            f"and {len(self.val_split):,} validation images of {self.model.num_classes - 1} categories, "
+            f"batch {self.loader.batch_size} x {self.world.size} {where}, steps {self.step:,} to {self.last_step:,}"
         )
         if self.device.type != "npu" and importlib.util.find_spec("torch_npu"):
             self.log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
         if self.train_split.num_empty_boxes:
             self.log.say(f"left out {self.train_split.num_empty_boxes} boxes without area")
 
-    def _first_state(self, resumed: Checkpoint | None, loss_scale: float) -> TrainState:
-        if resumed:
-            return resumed.state(self.layout, self.device)
-        torch.manual_seed(self.options.seed)
-        model = SSD300(self.model)
-        if self.options.backbone:
-            load_trunk(self.options.backbone, model.trunk)
-        state = self.layout.new_state(model.to(self.device), loss_scale=loss_scale)
-        broadcast_state(state, self.world)
-        return state
-
     def run(self) -> None:
-        """Train to the last step, then say how well and how fast."""
+        """Train to the last step or to the threshold, then say how well and how fast."""
         start = time.perf_counter()
-        first_step, meter = self.step, _Meter(self.world)
+        batches = self.loader.batches(self.step)
         learning_rate = torch.zeros((), device=self.device)
-        batches = self.loader.batches(first_step)
         try:
-            while self.step < self.last_step:
+            self.validations.make_up_for(self.state, self.step)
+            self.meter.restart_clock()
+            while self.step < self.last_step and not self.reached:
+                begin = time.perf_counter()
                 batch = Batch(*(torch.from_numpy(a).to(self.device, non_blocking=True) for a in next(batches)))
+                waited = time.perf_counter() - begin
                 learning_rate.fill_(self.schedule.rate(self.step))
-                meter.add(self.train_step(self.state, batch, self.defaults, learning_rate))
+                self.meter.add(self.train_step(self.state, batch, self.defaults, learning_rate), waited)
                 self.step += 1
-                self.log.advance()
-                if self.step == first_step + 1:
-                    self.log.say(f"first step, compilation included: {meter.restart_clock():.1f} s")
-                if self.step % self.options.print_every == 0 or self.step == self.last_step:
-                    self._report(meter)
-                validate = self._validation_due()
-                save = self.options.save_every is not None and self.step % self.options.save_every == 0
-                if validate or save:
-                    self.world.mean_(self.state.bn_statistics)
-                    self._validate() if validate else self._save("last.pth")
-                    meter.restart_clock()
+                self._after_step()
+            self.validations.collect(wait=True)
         finally:
             batches.close()
             self.log.close()
-        self._say_results(meter.speeds, time.perf_counter() - start)
+        self._say_results(time.perf_counter() - start)
 
-    def _validation_due(self) -> bool:
-        every = self.recipe.validate_every
-        epoch = self.step * self.schedule.global_batch / self.schedule.num_images
-        return self.step == self.last_step or self.step == self.schedule.step_of_epoch(epoch // every * every)
+    def _after_step(self) -> None:
+        """Look, save and validate where it is due; a save ends the window, so that a resumed run has the same ones."""
+        self.log.advance()
+        if self.step == self.first_step + 1:
+            self.log.say(f"first step, compilation included: {self.meter.restart_clock():.1f} s")
+        save = self._save_due()
+        if save or self.step % self.options.print_every == 0 or self.step == self.last_step:
+            self._report(wait=save)
+        if save and not self.reached:
+            self._save()
+            if self.validations.due(self.step):
+                self.validations.begin(self.state, self.step)
+            self.meter.restart_clock()
 
-    def _report(self, meter: _Meter) -> None:
-        losses, steps_per_second = meter.window()
-        speed = steps_per_second * self.schedule.global_batch
+    def _save_due(self) -> bool:
+        every = self.options.save_every
+        return self.validations.due(self.step) or (every is not None and self.step % every == 0)
+
+    def _report(self, *, wait: bool) -> None:
+        """A console line and a record; the ranks learn together whether the threshold is reached.
+
+        Before a save, it waits for the scores of the last validation: what lies behind a checkpoint is recorded.
+        """
+        self.validations.collect(wait=wait)
+        losses, steps_per_second, self.reached = self.meter.window(self.validations.passed)
+        global_batch = self.schedule.global_batch
+        speed = steps_per_second * global_batch
         rate = self.schedule.rate(self.step - 1)
-        epoch = self.step * self.schedule.global_batch / self.schedule.num_images
-        left = (self.last_step - self.step) * self.schedule.global_batch / speed if speed else 0.0
+        epoch = self.step * global_batch / self.schedule.num_images
+        left = (self.last_step - self.step) * global_batch / speed if speed else 0.0
         self.log.record(
             "train",
             self.step,
@@ -202,94 +254,50 @@ class Trainer:
             learning_rate=rate,
             images_per_second=round(speed, 3),
             skipped_steps=int(self.state.num_skipped),
+            loss_scale=float(self.state.loss_scale),
         )
         self.log.say(
             f"step {self.step}/{self.last_step} | epoch {epoch:.2f} | loss {losses[0]:.4f} "
             f"(box {losses[1]:.4f}, class {losses[2]:.4f}) | lr {rate:.6f} | {speed:.1f} images/s | "
             f"left {duration(left)}"
         )
+        self._refuse_to_go_on_skipping()
 
-    def _validate(self) -> None:
-        begin = time.perf_counter()
-        self.scores = scores = self.validator.score(self.state)
-        if scores is None:
-            return
-        seconds = round(time.perf_counter() - begin, 2)
-        self.log.record("validation", self.step, seconds=seconds, **scores.stats, per_class=scores.per_class)
-        self.log.say(f"step {self.step} | " + " ".join(f"{k} {v:.4f}" for k, v in scores.stats.items()))
-        improved = scores.stats["AP"] > self.best_ap
-        self.best_ap = max(self.best_ap, scores.stats["AP"])
-        self._save("last.pth")
-        if improved:
-            self._save("best.pth")
+    def _refuse_to_go_on_skipping(self) -> None:
+        num_skipped = -int(self.state.streak)
+        if num_skipped >= self.options.max_skipped:
+            good = f"the last checkpoint is {self.folder.last}" if self.folder.last.is_file() else "nothing was saved"
+            raise InputError(
+                f"the last {num_skipped} steps had non-finite gradients and were skipped; {good}; try a lower --lr, "
+                "--loss_scale dynamic or --amp bf16"
+            )
 
-    def _save(self, name: str) -> None:
+    def _save(self) -> None:
         if not self.world.is_main:
             return
-        run = asdict(self.options)
+        self.log.sync()
         save_checkpoint(
-            self.options.out / name,
+            self.folder.file_of(self.step),
             self.state,
             self.layout,
             model=self.model,
-            categories=self.train_split.categories,
+            categories=self.categories,
             step=self.step,
-            best_ap=self.best_ap,
-            run={
-                **run,
-                "out": str(run["out"]),
-                "resume": str(run["resume"]),
-                "backbone": str(run["backbone"]),
-            },
+            run=self.settings(),
         )
+        self.folder.mark_last(self.step)
 
-    def _say_results(self, steps_per_second: list[float], seconds: float) -> None:
-        if self.scores is None:
+    def _say_results(self, seconds: float) -> None:
+        if not self.world.is_main:
             return
-        # The seed's speed is the mean over its console lines without the first two.
-        kept = steps_per_second[2:] or steps_per_second or [0.0]
-        speed = sum(kept) / len(kept) * self.schedule.global_batch
-        print(self.scores.table)
-        print(f"Final Performance images/sec : {speed:.2f}")
-        print(f"Final Train Accuracy : {self.scores.stats['AP']:.5f}")
+        batch = self.schedule.global_batch
+        scores = self.validations.scores
+        if scores is not None:
+            print(scores.table)
+        print(f"Final Performance images/sec : {self.meter.seed_speed() * batch:.2f}")
+        for name, step in zip(("with", "without"), self.meter.median_step(), strict=True):
+            if step:
+                print(f"Median step {name} data wait : {step * 1e3:.2f} ms, {batch / step:.2f} images/sec")
+        if scores is not None:
+            print(f"Final Train Accuracy : {scores.stats['AP']:.5f}")
         print(f"E2E Training Duration sec : {seconds:.0f}")
-
-
-class _Meter:
-    """Mean losses and speed since the last console line; losses stay on the device until then."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.speeds: list[float] = []
-        """Steps a second of each window."""
-        self._sum: Tensor | None = None
-        self._num_summed = 0
-        self._num_timed = 0
-        self._begin = time.perf_counter()
-
-    def add(self, metrics: Metrics) -> None:
-        """Count a step."""
-        values = torch.stack(tuple(metrics))
-        self._sum = values if self._sum is None else self._sum + values
-        self._num_summed += 1
-        self._num_timed += 1
-
-    def restart_clock(self) -> float:
-        """Wait for the device, then time from here on; returns the seconds since the clock started."""
-        if self._sum is not None:
-            self._sum.cpu()
-        now = time.perf_counter()
-        seconds, self._begin, self._num_timed = now - self._begin, now, 0
-        return seconds
-
-    def window(self) -> tuple[list[float], float]:
-        """Mean of the losses over steps and processes, and steps a second (0 if none was timed)."""
-        assert self._sum is not None
-        mean = self._sum / self._num_summed
-        self.world.mean_(mean)
-        losses, num_steps = mean.tolist(), self._num_timed
-        speed = num_steps / self.restart_clock()
-        if num_steps:
-            self.speeds.append(speed)
-        self._sum, self._num_summed = None, 0
-        return losses, speed

@@ -47,7 +47,8 @@ def trained(tiny_coco, tmp_path_factory):
 def overfitted(shared, tmp_path_factory):
     """A folder with ssd300-nano trained for 130 steps on eight real images without augmentation, and its data."""
     from ssd_graph.config import NO_AUGMENT, RECIPES
-    from ssd_graph.train import TrainOptions, train
+    from ssd_graph.options import TrainOptions
+    from ssd_graph.train import train
 
     out = tmp_path_factory.mktemp("overfitted")
     real_subset(shared / "coco_mini", out / "data", num_images=8)
@@ -58,7 +59,7 @@ def overfitted(shared, tmp_path_factory):
         warmup_epochs=10.0,
         decay_epochs=(115.0,),
         epochs=130.0,
-        validate_every=130.0,
+        evaluation_epochs=(),
         augment=NO_AUGMENT,
     )
     train(TrainOptions(data=str(out / "data"), preset="ssd300-nano", recipe=recipe, out=out))
@@ -84,8 +85,9 @@ def real_subset(coco, root, num_images):
 def train_tiny(data, out, **changes):
     """Train ssd300-nano in this process, uncompiled."""
     from ssd_graph.config import RECIPES
-    from ssd_graph.train import TrainOptions, train
+    from ssd_graph.options import TrainOptions
+    from ssd_graph.train import train
 
-    recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, validate_every=1.0)
+    recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, evaluation_epochs=tuple(range(1, 50)))
     options = TrainOptions(data=str(data), preset="ssd300-nano", recipe=recipe, backend="eager", print_every=2, out=out)
     train(replace(options, **changes))

@@ -151,18 +151,18 @@ def test_loss_scale_leaves_a_float64_step_unchanged(float64_runs):
 def test_a_non_finite_gradient_changes_nothing_and_is_counted(poison):
     step = TrainStep(CONFIG, RECIPE)
     state = new_state(step)._replace(loss_scale=torch.tensor(poison))
-    before = [t.clone() for t in state]
+    before = [t.clone() for t in state if t is not None]
     for _ in range(2):
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
     for name in ("parameters", "momentum", "bn_statistics"):
         assert torch.equal(getattr(state, name), before[state._fields.index(name)])
-    assert int(state.num_skipped) == 2
+    assert (int(state.num_skipped), int(state.streak)) == (2, -2)
 
 
 def test_a_step_with_rate_zero_moves_only_momentum_and_statistics():
     step = TrainStep(CONFIG, RECIPE)
     state = new_state(step)
-    before = [t.clone() for t in state]
+    before = [t.clone() for t in state[:3]]
     step(state, make_batch(0), DEFAULTS, torch.tensor(0.0))
     assert torch.equal(state.parameters, before[0])
     assert not torch.equal(state.momentum, before[1])
@@ -176,6 +176,94 @@ def test_weight_decay_reaches_biases_and_norms():
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01, dtype=torch.float64))
     difference = states[1].parameters - states[0].parameters
     torch.testing.assert_close(difference, 0.01 * 0.1 * new_state(plain, torch.float64).parameters, rtol=0, atol=1e-12)
+
+
+def test_weight_decay_can_spare_biases_and_norms():
+    decayed, plain = (
+        TrainStep(CONFIG, replace(RECIPE, weight_decay=w, decay_bias_bn=False, augment=NO_AUGMENT)) for w in (0.1, 0.0)
+    )
+    states = [new_state(decayed, torch.float64) for _ in range(2)]
+    for step, state in zip((decayed, plain), states, strict=True):
+        step(state, make_batch(0), DEFAULTS, torch.tensor(0.01, dtype=torch.float64))
+    difference = states[1].parameters - states[0].parameters
+    expected = 0.01 * 0.1 * new_state(plain, torch.float64).parameters
+    expected[decayed.layout.num_weights :] = 0
+    torch.testing.assert_close(difference, expected, rtol=0, atol=1e-12)
+
+
+def join(*batches):
+    return Batch(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts_and_statistics_follow_one_another():
+    single = TrainStep(CONFIG, replace(RECIPE, weight_decay=0.0))
+    double = TrainStep(CONFIG, replace(RECIPE, weight_decay=0.0, accumulate=2))
+    parts = [make_batch(0), make_batch(1)]
+    frozen = new_state(single, torch.float64)
+    momenta, losses = [], []
+    for part in parts:
+        frozen.momentum.zero_()
+        losses.append(single(frozen, part, DEFAULTS, torch.tensor(0.0)).loss)
+        momenta.append(frozen.momentum.clone())
+    state = new_state(double, torch.float64)
+    loss = double(state, join(*parts), DEFAULTS, torch.tensor(0.0)).loss
+    torch.testing.assert_close(state.momentum, (momenta[0] + momenta[1]) / 2, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(state.bn_statistics, frozen.bn_statistics, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(loss, (losses[0] + losses[1]) / 2)
+
+
+def test_the_moving_average_follows_the_parameters_and_skips_with_them():
+    step = TrainStep(CONFIG, replace(RECIPE, ema_decay=0.75))
+    state = new_state(step, torch.float64)
+    state = state._replace(ema=state.parameters.clone())
+    expected = state.ema.clone()
+    for s in range(3):
+        step(state, make_batch(s), DEFAULTS, torch.tensor(0.01))
+        expected = 0.75 * expected + 0.25 * state.parameters
+    torch.testing.assert_close(state.ema, expected, rtol=1e-12, atol=1e-14)
+    assert not torch.equal(state.ema, state.parameters)
+    poisoned = state._replace(loss_scale=torch.tensor(float("nan")))
+    before = state.ema.clone()
+    step(poisoned, make_batch(0), DEFAULTS, torch.tensor(0.01))
+    assert torch.equal(state.ema, before)
+
+
+def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_streak(monkeypatch):
+    monkeypatch.setattr("ssd_graph.step.GROWTH_INTERVAL", 3)
+    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True))
+    state = new_state(step)._replace(loss_scale=torch.tensor(2.0**127))  # float32 ends at 2**128
+    scales, streaks = [], []
+    for s in range(6):
+        if s == 1:
+            state.loss_scale.fill_(1024.0)
+        step(state, make_batch(0), DEFAULTS, torch.tensor(1e-4))
+        scales.append(float(state.loss_scale))
+        streaks.append(int(state.streak))
+    assert scales == [2.0**126, 1024, 1024, 2048, 2048, 2048]
+    assert streaks == [-1, 1, 2, 0, 1, 2]
+    assert int(state.num_skipped) == 1
+
+
+def test_a_dynamic_loss_scale_stops_falling_at_one():
+    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True))
+    state = new_state(step)
+    state.parameters[0] = float("nan")
+    for _ in range(2):
+        step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
+    assert (float(state.loss_scale), int(state.streak)) == (1.0, -2)
+
+
+def test_every_option_of_the_recipe_is_still_one_graph():
+    recipe = replace(
+        RECIPE, accumulate=2, ema_decay=0.9, dynamic_loss_scale=True, decay_bias_bn=False, loss_scale=1024.0
+    )
+    step = TrainStep(CONFIG, recipe, amp="fp16")
+    state = new_state(step)
+    state = state._replace(ema=state.parameters.clone())
+    compiled = compile_graph(step.__call__, "aot_eager")
+    for s in range(2):
+        compiled(state, make_batch(s, num_images=4), DEFAULTS, torch.tensor(0.01 * s))
+    assert int(state.streak) == 2
 
 
 def test_predict_is_the_model_in_evaluation_mode():

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from ssd_graph.config import IMAGE_SIZE, RECIPES, model_config
+from ssd_graph.config import IMAGE_SIZE, RECIPES, Amp, model_config
 from ssd_graph.loader import Batch
 from ssd_graph.npu.capture import Soc, capture
 from ssd_graph.npu.statistics import Lowering
 from ssd_graph.state import StateLayout, TrainState
-from ssd_graph.step import Amp, Predict, TrainStep, device_default_boxes
+from ssd_graph.step import Predict, TrainStep, device_default_boxes
 
 NUM_CLASSES = 81
 """COCO's categories and the background."""
@@ -100,6 +100,7 @@ def _empty_state(layout: StateLayout) -> TrainState:
         bn_statistics=torch.empty(num_statistics),
         loss_scale=torch.empty(()),
         num_skipped=torch.empty((), dtype=torch.int64),
+        streak=torch.empty((), dtype=torch.int64),
     )
 
 

@@ -39,7 +39,7 @@ class Case:
 
 
 def clone(tensors):
-    return type(tensors)(*(t.clone() for t in tensors))
+    return type(tensors)(*(t if t is None else t.clone() for t in tensors))
 
 
 def start(step, config, amp):
@@ -61,7 +61,7 @@ def case(preset, amp):
     metrics = step(after, *rest)
 
     def keep(graph, inputs):
-        positions = [[i.data_ptr() for i in inputs].index(tensor.data_ptr()) for tensor in given]
+        positions = [[i.data_ptr() for i in inputs].index(tensor.data_ptr()) for tensor in given if tensor is not None]
         kept.extend((graph, [i.clone() for i in inputs], positions))
         return [torch.zeros(())] * len(metrics)  # nobody looks at them
 

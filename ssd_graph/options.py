@@ -1,0 +1,79 @@
+"""A training run as its user asks for it, and what of it decides the run's bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd_graph.cli import InputError
+from ssd_graph.config import Amp, Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """A run, as tools/train_graph.py's flags give it; None leaves a choice to the device or the recipe."""
+
+    data: str
+    preset: str
+    recipe: Recipe
+    devices: str = "cpu"
+    """A key of backend.DEVICES."""
+    num_devices: int = 1
+    first_device: int = 0
+    max_steps: int | None = None
+    seed: int = 1
+    workers: int = 2
+    amp: Amp | None = None
+    backend: str | None = None
+    out: Path = Path("runs/last")
+    overwrite: bool = False
+    """Whether a folder with checkpoints of another run may be used."""
+    print_every: int = 20
+    save_every: int | None = None
+    """Steps between checkpoints; None saves at each validation."""
+    keep: int = 3
+    """Newest checkpoints to keep, beside the best."""
+    resume: str | None = None
+    """A checkpoint file to continue, or `auto` for the newest in `out`, if any."""
+    backbone: Path | None = None
+    """ImageNet weights of the trunk."""
+    checkpoint: Path | None = None
+    """Weights of the whole network to begin with."""
+    max_skipped: int = 50
+    """Skipped steps in a row that end the run."""
+    max_restarts: int = 3
+    """Times that the processes are started again after one has died."""
+    performance: bool = False
+    """Only measure speed: no validation and no checkpoint."""
+    tensorboard: bool = False
+    mlperf_log: Path | None = None
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        for flag, value, fits, advice in (
+            ("--workers", self.workers, self.workers >= 0, "0 or more"),
+            ("--epochs", recipe.epochs, recipe.epochs > 0, "more than 0"),
+            ("--lr", recipe.learning_rate, 0 <= recipe.learning_rate < float("inf"), "0 or more"),
+            ("--wd", recipe.weight_decay, 0 <= recipe.weight_decay < float("inf"), "0 or more"),
+            ("--ema", recipe.ema_decay, 0 <= recipe.ema_decay < 1, "0 for none, or a decay such as 0.9998"),
+            ("--loss_scale", recipe.loss_scale, 0 < recipe.loss_scale < float("inf"), "`dynamic` or more than 0"),
+        ):
+            if not fits:
+                raise InputError(f"{flag} {value}: give {advice}")
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as plain values, as a checkpoint keeps it."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+
+_DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of two runs' settings (see Trainer.settings) differs and makes them different runs."""
+    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size")]
+    recipe = before.get("recipe", {})
+    pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
