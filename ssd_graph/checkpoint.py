@@ -48,8 +48,7 @@ class Checkpoint:
         """The `state_dict` to score and to export: with the moving average if the run kept one."""
         if self.ema is None:
             return self.tensors
-        with torch.device("meta"):
-            layout = StateLayout.of(SSD300(self.model))
+        layout = StateLayout.of_config(self.model)
         return self.tensors | layout.split_parameters(self.ema, self.ema.dtype)
 
     def state(self, layout: StateLayout, device: torch.device) -> TrainState:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssd_graph.config import ModelConfig
+from ssd_graph.model import SSD300
 from ssd_graph.resnet import BatchNorm2d
 
 
@@ -75,6 +77,12 @@ class StateLayout:
             num_weights=num_elements[0],
             num_convolution=num_elements[0] + num_elements[1],
         )
+
+    @staticmethod
+    def of_config(config: ModelConfig) -> StateLayout:
+        """The layout of the network that `config` describes."""
+        with torch.device("meta"):
+            return StateLayout.of(SSD300(config))
 
     def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> dict[str, Tensor]:
         """Named views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
