@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd_graph.cli import InputError
 from ssd_graph.config import SSD300_BOXES, ModelConfig
 from ssd_graph.resnet import Trunk
 
@@ -50,6 +53,24 @@ class SSD300(nn.Module):
             for head, f in zip(self.class_head, features, strict=True)
         ]
         return torch.cat(boxes, 2), torch.cat(classes, 2)
+
+
+def refit_heads(tensors: Mapping[str, Tensor], target: SSD300) -> dict[str, Tensor]:
+    """A state_dict for `target` to learn other categories from: its own heads, all else from `tensors`.
+
+    Both heads start anew, as when the seed fine-tunes, although the box head would fit any number of categories.
+
+    Raises:
+        InputError: a tensor is missing or of another shape, since `tensors` are of another preset.
+    """
+    result = target.state_dict()
+    for name, tensor in result.items():
+        if name.startswith(("box_head.", "class_head.")):
+            continue
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise InputError(f"the checkpoint's '{name}' does not fit {target.config.preset}; choose its --preset")
+        result[name] = tensors[name]
+    return result
 
 
 class _ExtraBlock(nn.Sequential):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, ModelConfig, model_config
-from ssd_graph.model import SSD300
+from ssd_graph.model import SSD300, refit_heads
 from tests.reference import TorchvisionStyleSSD
 
 
@@ -119,3 +120,21 @@ def test_every_preset_covers_all_default_boxes(preset):
 def test_fewer_than_two_classes_are_refused():
     with pytest.raises(ValueError, match="background"):
         model_config("ssd300-r34", 1)
+
+
+def test_refitting_to_other_categories_keeps_all_but_the_heads_and_takes_those_as_the_target_has_them():
+    torch.manual_seed(4)
+    trained = SSD300(model_config("ssd300-nano", 4)).state_dict()
+    target = SSD300(model_config("ssd300-nano", 9))
+    fresh = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    refitted = refit_heads(trained, target)
+    assert refitted.keys() == fresh.keys()
+    for name, tensor in refitted.items():
+        assert torch.equal(tensor, (fresh if "head" in name else trained)[name]), name
+    target.load_state_dict(refitted)
+
+
+def test_refitting_another_preset_is_refused():
+    tensors = SSD300(model_config("ssd300-nano", 4)).state_dict()
+    with pytest.raises(InputError, match=r"'trunk.conv1.weight' does not fit ssd300-r18"):
+        refit_heads(tensors, SSD300(model_config("ssd300-r18", 4)))

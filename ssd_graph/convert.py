@@ -1,0 +1,79 @@
+"""Published checkpoint file -> ssd_graph checkpoint file, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ssd_graph.checkpoint import load_checkpoint, save_checkpoint
+from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.coco import Categories, load_split
+from ssd_graph.coco80 import COCO80
+from ssd_graph.model import SSD300
+from ssd_graph.published import Published, read_published, to_published
+from ssd_graph.shapes import data_root
+from ssd_graph.state import StateLayout
+
+
+def import_published(path: Path, out: Path, data: str | None = None) -> Published:
+    """Write an ssd_graph checkpoint of step 0 with the weights of `path`; returns what was in there.
+
+    Args:
+        data: COCO folder, or `shapes`, whose validation annotations list the classes' categories in order; None
+            for COCO's 80.
+
+    Raises:
+        InputError: `path` is not such a file, the categories do not fit it, or `out` cannot be written.
+    """
+    published = read_published(path)
+    categories = _categories(published, path, data)
+    with torch.device("meta"):
+        layout = StateLayout.of(SSD300(published.model))
+    save_checkpoint(
+        out,
+        layout.load(published.tensors),
+        layout,
+        model=published.model,
+        categories=categories,
+        step=0,
+        best_ap=-1.0,
+        run={"imported": path.name, "num_batches": published.num_batches},
+    )
+    return published
+
+
+def export_published(path: Path, out: Path, layout: str) -> None:
+    """Write the weights of ssd_graph checkpoint `path` in `layout`, one of `published.LAYOUTS`.
+
+    The batch counters get the value they were imported with, else the number of steps trained.
+
+    Raises:
+        InputError: `path` is not an ssd_graph checkpoint, or `out` cannot be written.
+    """
+    checkpoint = load_checkpoint(path)
+    num_batches = checkpoint.run.get("num_batches", checkpoint.step)
+    content: dict[str, object] = {"model": to_published(checkpoint.tensors, layout, num_batches)}
+    if layout == "ref":
+        content["label_map"] = dict(enumerate(("background", *checkpoint.categories.names)))
+    with atomic_write(out) as temporary:
+        # The programs of these layouts run on torch 1.5 and 1.8, older than or as old as the zip format.
+        torch.save(content, temporary, _use_new_zipfile_serialization=False)
+
+
+def _categories(published: Published, path: Path, data: str | None) -> Categories:
+    num_classes = published.model.num_classes
+    if data is None and num_classes != COCO80.num_classes:
+        raise InputError(
+            f"{path} has {num_classes - 1} categories, not COCO's 80: give --data the folder it was trained on"
+        )
+    categories = COCO80 if data is None else load_split(data_root(data), "val").categories
+    if categories.num_classes != num_classes:
+        raise InputError(
+            f"{path} has {num_classes - 1} categories, --data {data} has {categories.num_classes - 1}; "
+            "give the folder it was trained on"
+        )
+    for ours, theirs in zip(categories.names, published.category_names or categories.names, strict=True):
+        if ours != theirs:
+            raise InputError(f"{path} names '{theirs}' where the data set has '{ours}'; give --data the right folder")
+    return categories
