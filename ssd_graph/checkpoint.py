@@ -21,7 +21,7 @@ from ssd_graph.state import StateLayout, TrainState
 SCHEMA = 2
 """Version of the file's layout."""
 
-_OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "streak")
+_OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: the file is missing, damaged, of another program or of another version.
     """
-    content = _load(path)
+    content = read_weights_file(path)
     path = path.resolve()  # a run's last.pth and best.pth are links, and the sums are beside the files
     sha256 = _sha256(path)
     if _sum_file(path).is_file() and _sum_file(path).read_text().split()[:1] != [sha256]:
@@ -143,7 +143,7 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
     """
     given = {
         name: tensor
-        for name, tensor in _load(path).items()
+        for name, tensor in read_weights_file(path).items()
         if not str(name).startswith(("layer4.", "fc.")) and not str(name).endswith("num_batches_tracked")
     }
     _require_same(given, trunk.state_dict(), path)
@@ -176,7 +176,12 @@ def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) 
             )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def read_weights_file(path: Path) -> dict[str, Any]:
+    """The dictionary in a file that torch.save wrote, without executing anything in it.
+
+    Raises:
+        InputError: the file is missing, damaged or holds something else.
+    """
     if not path.is_file():
         raise InputError(f"no file {path}")
     try:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ssd_graph.checkpoint import load_checkpoint, save_checkpoint
+from ssd_graph.checkpoint import load_checkpoint, read_weights_file, save_checkpoint
 from ssd_graph.cli import InputError, atomic_write
 from ssd_graph.coco import Categories, load_split
 from ssd_graph.coco80 import COCO80
-from ssd_graph.model import SSD300
-from ssd_graph.published import Published, read_published, to_published
+from ssd_graph.model import SSD300, refit_heads
+from ssd_graph.published import Published, is_published, read_published, to_published
 from ssd_graph.shapes import data_root
 from ssd_graph.state import StateLayout
 
@@ -28,8 +28,7 @@ def import_published(path: Path, out: Path, data: str | None = None) -> Publishe
     """
     published = read_published(path)
     categories = _categories(published, path, data)
-    with torch.device("meta"):
-        layout = StateLayout.of(SSD300(published.model))
+    layout = StateLayout.of_config(published.model)
     save_checkpoint(
         out,
         layout.load(published.tensors),
@@ -37,7 +36,6 @@ def import_published(path: Path, out: Path, data: str | None = None) -> Publishe
         model=published.model,
         categories=categories,
         step=0,
-        best_ap=-1.0,
         run={"imported": path.name, "num_batches": published.num_batches},
     )
     return published
@@ -53,12 +51,32 @@ def export_published(path: Path, out: Path, layout: str) -> None:
     """
     checkpoint = load_checkpoint(path)
     num_batches = checkpoint.run.get("num_batches", checkpoint.step)
-    content: dict[str, object] = {"model": to_published(checkpoint.tensors, layout, num_batches)}
+    content: dict[str, object] = {"model": to_published(checkpoint.weights, layout, num_batches)}
     if layout == "ref":
         content["label_map"] = dict(enumerate(("background", *checkpoint.categories.names)))
     with atomic_write(out) as temporary:
         # The programs of these layouts run on torch 1.5 and 1.8, older than or as old as the zip format.
         torch.save(content, temporary, _use_new_zipfile_serialization=False)
+
+
+def load_weights(path: Path, model: SSD300, categories: Categories) -> None:
+    """Begin with the weights of a checkpoint, ours or published, in place.
+
+    Heads that were trained for other categories than `categories` stay as they are initialised.
+
+    Raises:
+        InputError: `path` is neither, or of another preset.
+    """
+    if is_published(read_weights_file(path)):
+        published = read_published(path)
+        tensors, names = published.tensors, published.category_names
+        same = published.model.num_classes == categories.num_classes and names in (None, categories.names)
+    else:
+        checkpoint = load_checkpoint(path)
+        tensors, same = checkpoint.weights, checkpoint.categories.names == categories.names
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    fits = wanted == {name: tensor.shape for name, tensor in tensors.items()}
+    model.load_state_dict(tensors if same and fits else refit_heads(tensors, model))
 
 
 def _categories(published: Published, path: Path, data: str | None) -> Categories:

@@ -69,3 +69,11 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
         return CocoScorer(split.annotation_file).score(rows, split.image_ids) if world.is_main else None
     finally:
         leave_world()
+
+
+def print_scores(options: GraphEvalOptions) -> None:
+    """What tools/eval_graph.py prints; see `evaluate_graph`."""
+    scores = evaluate_graph(options)
+    if scores is not None:
+        print(scores.table)
+        print(f"Final Evaluation Accuracy : {scores.stats['AP']:.6f}")

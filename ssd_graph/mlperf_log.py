@@ -183,7 +183,7 @@ def _facts(schedule: Schedule, num_val_images: int, seed: int, submission: Submi
         "train_samples": schedule.num_images,
         "eval_samples": num_val_images,
         "global_batch_size": schedule.global_batch,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": recipe.accumulate,
         "model_bn_span": recipe.batch_size,
         "max_samples": recipe.augment.crop_attempts,
         "opt_base_learning_rate": schedule.base_rate,

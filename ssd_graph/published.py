@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd_graph.checkpoint import _load
+from ssd_graph.checkpoint import read_weights_file
 from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, SSD300_BOXES, ModelConfig, model_config
 from ssd_graph.model import SSD300
@@ -71,7 +71,7 @@ def read_published(path: Path) -> Published:
         InputError: the file is missing, damaged or of another program, or a tensor, which the message names, is
             missing, unknown or of another shape.
     """
-    content = _load(path)
+    content = read_weights_file(path)
     if not is_published(content):
         raise InputError(f"{path} is not a published SSD-ResNet34 checkpoint: give one with 'additional_blocks.*'")
     named = _plain_tensors(content["model"], path)

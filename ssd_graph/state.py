@@ -33,8 +33,10 @@ class TrainState(NamedTuple):
     """float32 [], factor on the loss before the backward pass; 1 unless the step computes in fp16."""
     num_skipped: Tensor
     """int64 [], steps whose gradient was not finite; they change none of the above but a dynamic loss scale."""
-    streak: Tensor
-    """int64 []: n finite steps in a row, or -n skipped ones; a dynamic loss scale's growth starts it anew."""
+    skip_streak: Tensor
+    """int64 [], skipped steps in a row."""
+    finite_streak: Tensor
+    """int64 [], other steps in a row since a dynamic loss scale changed; 0 with a static one."""
     ema: Tensor | None = None
     """Same dtype as the parameters, [P]: their moving average, if the recipe has one."""
 
@@ -119,8 +121,7 @@ class StateLayout:
             torch.zeros_like(parameters),
             statistics,
             torch.tensor(loss_scale, device=parameters.device),
-            torch.zeros((), dtype=torch.int64, device=parameters.device),
-            torch.zeros((), dtype=torch.int64, device=parameters.device),
+            *(torch.zeros((), dtype=torch.int64, device=parameters.device) for _ in range(3)),
         )
 
     def state_dict(self, state: TrainState) -> dict[str, Tensor]:

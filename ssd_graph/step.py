@@ -112,14 +112,15 @@ class TrainStep:
 
     def _count(self, state: TrainState, finite: Tensor) -> None:
         """Update the counters and, if it is dynamic, the loss scale."""
-        streak = torch.where(finite, state.streak.clamp(min=0) + 1, state.streak.clamp(max=0) - 1)
+        skipped = (~finite).long()
+        state.num_skipped.add_(skipped)
+        state.skip_streak.copy_((state.skip_streak + skipped) * skipped)
         if self.recipe.dynamic_loss_scale:
+            streak = (state.finite_streak + 1) * (1 - skipped)
             grown = streak >= GROWTH_INTERVAL
-            finite_scale = torch.where(grown, state.loss_scale * 2, state.loss_scale)
-            state.loss_scale.copy_(torch.where(finite, finite_scale, (state.loss_scale / 2).clamp(min=1)))
-            streak = torch.where(grown, torch.zeros_like(streak), streak)
-        state.streak.copy_(streak)
-        state.num_skipped.add_((~finite).long())
+            scale = torch.where(grown, state.loss_scale * 2, state.loss_scale)
+            state.loss_scale.copy_(torch.where(finite, scale, (state.loss_scale / 2).clamp(min=1)))
+            state.finite_streak.copy_(streak * (~grown).long())
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -16,10 +16,12 @@ from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_c
 from ssd_graph.cli import InputError
 from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.config import model_config
+from ssd_graph.convert import load_weights
 from ssd_graph.distributed import World, broadcast_state, device_of, join_world, launch, launched, leave_world
 from ssd_graph.loader import Batch, Loader
 from ssd_graph.meter import Meter
 from ssd_graph.metrics import RunLog, duration
+from ssd_graph.mlperf_log import MLPerfLog
 from ssd_graph.model import SSD300
 from ssd_graph.options import TrainOptions, changed_settings
 from ssd_graph.run_folder import RunFolder
@@ -38,6 +40,7 @@ def train(options: TrainOptions) -> None:
             non-finite.
         SystemExit: with several processes, the exit code of one that failed.
     """
+    clock_start = time.time()
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
     splits = load_split(root, "train"), load_split(root, "val")
@@ -51,7 +54,7 @@ def train(options: TrainOptions) -> None:
     try:
         trainer = Trainer(options, kind, world, splits, resumed)
         with trainer.folder.locked() if world.is_main else nullcontext():
-            trainer.open_log(notes)
+            trainer.open_log(notes, clock_start)
             trainer.run()
     finally:
         leave_world()
@@ -101,6 +104,7 @@ class Trainer:
 
         step = TrainStep(self.model, self.recipe, amp=self.amp, world_size=world.size)
         self.layout = step.layout
+        self.parameter_names = [name for name, _ in step.model.named_parameters()]
         self.train_step = compile_graph(step.__call__, self.backend)
         self.state = resumed.state(self.layout, self.device) if resumed else self._first_state()
         self.defaults = device_default_boxes(self.device)
@@ -141,6 +145,10 @@ class Trainer:
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
+        if "train_fingerprint" not in resumed.run:
+            raise InputError(
+                "the checkpoint to resume was imported, not trained here; begin with it by --checkpoint"
+            )
         if resumed.run["train_fingerprint"] != self.train_split.fingerprint:
             raise InputError(
                 f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
@@ -154,6 +162,8 @@ class Trainer:
         model = SSD300(self.model)
         if self.options.backbone:
             load_trunk(self.options.backbone, model.trunk)
+        if self.options.checkpoint:
+            load_weights(self.options.checkpoint, model, self.categories)
         loss_scale = self.recipe.loss_scale if self.amp == "fp16" else 1.0
         state = self.layout.new_state(model.to(self.device), loss_scale=loss_scale)
         if self.recipe.ema_decay:
@@ -161,12 +171,21 @@ class Trainer:
         broadcast_state(state, self.world)
         return state
 
-    def open_log(self, notes: list[str]) -> None:
+    def open_log(self, notes: list[str], clock_start: float) -> None:
         """Begin or continue `metrics.jsonl`, forget what was written after the first step, say what runs where."""
         path = self.options.out / "metrics.jsonl" if self.world.is_main else None
         self.log = RunLog(path, self.last_step, self.first_step, tensorboard=self.options.tensorboard)
         if path:
             self.folder.rewind(self.first_step)
+        self.mlperf = MLPerfLog(
+            self.options.mlperf_log if self.world.is_main else None,
+            self.schedule,
+            num_val_images=len(self.val_split),
+            parameters=self.parameter_names,
+            seed=self.options.seed,
+            clock_start=clock_start,
+            first_step=self.first_step,
+        )
         steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs} | {self.last_step}
         self.validations = Validations(
             self.validator,
@@ -175,8 +194,11 @@ class Trainer:
             self.world,
             self.folder,
             self.log,
+            self.mlperf,
         )
         if self.world.from_main(self.validations.passed):
+            self.log.close()
+            self.mlperf.close()
             threshold = self.recipe.threshold
             raise InputError(f"nothing left to train: AP has reached --threshold {threshold}; give a higher one")
         for note in notes:
@@ -203,6 +225,7 @@ class Trainer:
             self.validations.make_up_for(self.state, self.step)
             self.meter.restart_clock()
             while self.step < self.last_step and not self.reached:
+                self.mlperf.before_step(self.step)
                 begin = time.perf_counter()
                 batch = Batch(*(torch.from_numpy(a).to(self.device, non_blocking=True) for a in next(batches)))
                 waited = time.perf_counter() - begin
@@ -211,8 +234,10 @@ class Trainer:
                 self.step += 1
                 self._after_step()
             self.validations.collect(wait=True)
+            self.mlperf.run_stop(self.step)
         finally:
             batches.close()
+            self.mlperf.close()
             self.log.close()
         self._say_results(time.perf_counter() - start)
 
@@ -264,7 +289,7 @@ class Trainer:
         self._refuse_to_go_on_skipping()
 
     def _refuse_to_go_on_skipping(self) -> None:
-        num_skipped = -int(self.state.streak)
+        num_skipped = int(self.state.skip_streak)
         if num_skipped >= self.options.max_skipped:
             good = f"the last checkpoint is {self.folder.last}" if self.folder.last.is_file() else "nothing was saved"
             raise InputError(

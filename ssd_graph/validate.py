@@ -15,6 +15,7 @@ from ssd_graph.config import Amp, EvalConfig, ModelConfig
 from ssd_graph.distributed import World
 from ssd_graph.evaluate import CocoScores, DetectionRows, detection_rows, join_rows
 from ssd_graph.metrics import RunLog
+from ssd_graph.mlperf_log import MLPerfLog
 from ssd_graph.postprocess import Postprocess
 from ssd_graph.run_folder import RunFolder
 from ssd_graph.state import TrainState
@@ -74,11 +75,12 @@ class Validations:
         world: World,
         folder: RunFolder,
         log: RunLog,
+        mlperf: MLPerfLog,
     ) -> None:
         self.scores: CocoScores | None = None
         """Of the last validation, on rank 0."""
         self._validator, self._steps, self._threshold = validator, steps, threshold
-        self._world, self._folder, self._log = world, folder, log
+        self._world, self._folder, self._log, self._mlperf = world, folder, log, mlperf
         self._scorer = BackgroundScorer(validator.split)
         self._scored_step = 0
         records = log.records("validation")
@@ -96,6 +98,7 @@ class Validations:
 
     def begin(self, state: TrainState, step: int) -> None:
         """Detect now, on all processes; score later."""
+        self._mlperf.eval_start(step)
         rows = self._validator.detect(state)
         self._scored_step = step
         if self._world.is_main:
@@ -116,6 +119,7 @@ class Validations:
             self._folder.mark_best(self._scored_step)
             self._best_ap = ap
         self._log.record("validation", self._scored_step, **scores.stats, per_class=scores.per_class)
+        self._mlperf.eval_stop(self._scored_step, ap)
         numbers = " ".join(f"{name} {value:.4f}" for name, value in scores.stats.items())
         self._log.say(f"validation at step {self._scored_step} | {numbers}")
         if self._threshold is not None and ap >= self._threshold:

@@ -24,7 +24,7 @@ def saved(path, seed=0, ema=False):
     state = layout.new_state(model, loss_scale=128.0)
     state.momentum.normal_()
     state.num_skipped.fill_(3)
-    state.streak.fill_(-2)
+    state.skip_streak.fill_(2)
     if ema:
         state = state._replace(ema=torch.randn_like(state.parameters))
     save_checkpoint(

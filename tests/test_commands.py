@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssd_graph.coco import load_split
+from ssd_graph.onnx_eval import evaluate_onnx
+
 REPOSITORY = Path(__file__).parent.parent
 TRAIN, EXPORT, EVALUATE = (REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py"))
+
+
+EVALUATE_GRAPH = REPOSITORY / "tools/eval_graph.py"
 
 
 def command(*arguments, cwd):
@@ -59,7 +65,16 @@ def test_a_wrong_backbone_is_refused_before_anything_is_written(tiny_coco, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--workers", -1), ("--epochs", 0), ("--validate-every", 0), ("--lr", -1), ("--lr", "nan")]
+    ("flag", "value"),
+    [
+        ("--workers", -1),
+        ("--epochs", 0),
+        ("--validate-every", 0),
+        ("--lr", -1),
+        ("--lr", "nan"),
+        ("--ema", 1),
+        ("--loss_scale", 0),
+    ],
 )
 def test_numbers_out_of_range_are_refused_by_their_flag(flag, value, tmp_path):
     assert f"{flag} {float(value) if flag != '--workers' else value}" in refused(TRAIN, flag, value, cwd=tmp_path)
@@ -124,11 +139,11 @@ def test_numbers_below_one_are_refused(flag, tmp_path):
     assert "not a positive number" in error
 
 
-@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE])
-def test_help_fits_a_screen_and_needs_no_torch(script, tmp_path):
+@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE, EVALUATE_GRAPH])
+def test_help_is_short_and_needs_no_torch(script, tmp_path):
     code, out, _ = command(script, "--help", cwd=tmp_path)
     assert code == 0
-    assert out.count("\n") < 64
+    assert out.count("\n") < 110
 
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
@@ -162,6 +177,28 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     assert "IoU=0.50:0.95" in out
     names = {f.name for f in (tmp_path / "run").iterdir()}
     assert names == {
-        *("last.pth", "best.pth", "metrics.jsonl"),
+        *("last.pth", "best.pth", "metrics.jsonl", "step-00000003.pth", "step-00000003.pth.sha256"),
         *("last.onnx", "detections.json", "summary.json", "report.html"),
     }
+
+
+def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coco, tmp_path):
+    """Two processes, one process, the trainer's own flag and the exported model give one AP."""
+    scores = []
+    for arguments in (
+        (EVALUATE_GRAPH, trained / "last.pth", "--cpus", 2),
+        (EVALUATE_GRAPH, trained / "last.pth", "--batch-size", 4),
+        (TRAIN, "--eval-only", "--checkpoint", trained / "last.pth", "--batch-size", 4),
+    ):
+        code, out, error = command(*arguments, "--data", tiny_coco, cwd=tmp_path)
+        assert code == 0, error
+        scores.append(float(out.rpartition("Final Evaluation Accuracy : ")[2]))
+    assert list(tmp_path.iterdir()) == []
+    split = load_split(tiny_coco, "val")
+    exported = evaluate_onnx(trained / "model.onnx", split).scores.stats["AP"]
+    assert scores == pytest.approx([exported] * 3, abs=1e-6)
+
+
+def test_scoring_nothing_is_refused(tiny_coco, tmp_path):
+    assert "name the checkpoint to score" in refused(TRAIN, "--eval-only", "--data", tiny_coco, cwd=tmp_path)
+    assert "no file a.pth" in refused(EVALUATE_GRAPH, "a.pth", "--data", tiny_coco, cwd=tmp_path)

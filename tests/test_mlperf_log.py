@@ -56,10 +56,7 @@ def train(log, schedule, *, first_step=0, killed_at=None, score_delay=20, best_a
     """Call `log` as the trainer does: AP climbs to `best_ap` at epoch 50 and is known `score_delay` steps late."""
     recipe = schedule.recipe
     last_step = schedule.step_of_epoch(recipe.epochs)
-    due = {
-        schedule.step_of_epoch(i * recipe.validate_every)
-        for i in range(1, round(recipe.epochs / recipe.validate_every) + 1)
-    }
+    due = {schedule.step_of_epoch(epoch) for epoch in recipe.evaluation_epochs}
     waiting = deque()
     for step in range(first_step, last_step):
         if step == killed_at:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ssd_graph.checkpoint import _load
+from ssd_graph.checkpoint import read_weights_file
 from ssd_graph.cli import InputError
 from ssd_graph.config import model_config
 from ssd_graph.model import SSD300
@@ -229,7 +229,7 @@ def test_published_files_are_recognised_and_ours_are_not(trained, tmp_path):
         state = network(layout).state_dict()
         assert is_published({"model": state})
         assert is_published({"model": {f"module.{n}": t for n, t in state.items()}, "label_map": {}})
-    assert not is_published(_load(trained / "last.pth"))
+    assert not is_published(read_weights_file(trained / "last.pth"))
 
 
 class Malicious:

@@ -156,7 +156,7 @@ def test_a_non_finite_gradient_changes_nothing_and_is_counted(poison):
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
     for name in ("parameters", "momentum", "bn_statistics"):
         assert torch.equal(getattr(state, name), before[state._fields.index(name)])
-    assert (int(state.num_skipped), int(state.streak)) == (2, -2)
+    assert (int(state.num_skipped), int(state.skip_streak)) == (2, 2)
 
 
 def test_a_step_with_rate_zero_moves_only_momentum_and_statistics():
@@ -238,9 +238,9 @@ def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_str
             state.loss_scale.fill_(1024.0)
         step(state, make_batch(0), DEFAULTS, torch.tensor(1e-4))
         scales.append(float(state.loss_scale))
-        streaks.append(int(state.streak))
+        streaks.append((int(state.skip_streak), int(state.finite_streak)))
     assert scales == [2.0**126, 1024, 1024, 2048, 2048, 2048]
-    assert streaks == [-1, 1, 2, 0, 1, 2]
+    assert streaks == [(1, 0), (0, 1), (0, 2), (0, 0), (0, 1), (0, 2)]
     assert int(state.num_skipped) == 1
 
 
@@ -250,7 +250,7 @@ def test_a_dynamic_loss_scale_stops_falling_at_one():
     state.parameters[0] = float("nan")
     for _ in range(2):
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
-    assert (float(state.loss_scale), int(state.streak)) == (1.0, -2)
+    assert (float(state.loss_scale), int(state.skip_streak)) == (1.0, 2)
 
 
 def test_every_option_of_the_recipe_is_still_one_graph():
@@ -263,7 +263,7 @@ def test_every_option_of_the_recipe_is_still_one_graph():
     compiled = compile_graph(step.__call__, "aot_eager")
     for s in range(2):
         compiled(state, make_batch(s, num_images=4), DEFAULTS, torch.tensor(0.01 * s))
-    assert int(state.streak) == 2
+    assert int(state.finite_streak) == 2
 
 
 def test_predict_is_the_model_in_evaluation_mode():

@@ -10,6 +10,7 @@ import torch
 from ssd_graph.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import RECIPES
+from ssd_graph.convert import export_published
 from ssd_graph.evaluate import STAT_NAMES
 from ssd_graph.metrics import read_records
 from ssd_graph.validate import Validations
@@ -190,3 +191,49 @@ def test_tensorboard_gets_every_number(tiny_coco, tmp_path):
     events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [2, 3]
     assert {"validation/AP", "validation/per_class/disc"} <= set(events.Tags()["scalars"])
+
+
+@pytest.fixture
+def standing_still():
+    """A recipe whose steps change no weight."""
+    return replace(RECIPES["shapes"], batch_size=2, evaluation_epochs=(), learning_rate=0.0, warmup_epochs=0.0)
+
+
+def same_weights(a, b, *prefixes):
+    """Whether each parameter whose name has one of the prefixes is the same in two checkpoints."""
+    parameters = {n for n in a.tensors if not n.endswith(("running_mean", "running_var"))}
+    return [torch.equal(a.tensors[n], b.tensors[n]) for n in sorted(parameters) if n.startswith(prefixes)]
+
+
+@pytest.mark.parametrize("layout", [None, "asc", "ref"])
+def test_a_run_begins_with_the_weights_of_a_checkpoint_ours_or_published(
+    trained, tiny_coco, tmp_path, standing_still, layout
+):
+    file = trained / "last.pth"
+    if layout:
+        export_published(file, tmp_path / "iter_6.pt", layout)
+        file = tmp_path / "iter_6.pt"
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=file)
+    before, after = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path / "run"))
+    assert after.step == 1
+    assert all(same_weights(before, after, ""))
+
+
+def test_fine_tuning_on_other_categories_starts_the_heads_anew(trained, tiny_coco, tmp_path, standing_still):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_coco, data)
+    for file in (data / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 99, "name": "new"})
+        file.write_text(json.dumps(content))
+    train_tiny(data, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=trained / "last.pth")
+    before, after = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path / "run"))
+    assert (before.model.num_classes, after.model.num_classes) == (7, 8)
+    assert all(same_weights(before, after, "trunk.", "extra."))
+    assert not any(same_weights(before, after, "box_head."))
+
+
+def test_fine_tuning_from_another_preset_is_refused(trained, tiny_coco, tmp_path, standing_still):
+    with pytest.raises(InputError, match="does not fit ssd300-r18"):
+        train_tiny(tiny_coco, tmp_path, preset="ssd300-r18", recipe=standing_still, checkpoint=trained / "last.pth")
+    assert list(tmp_path.iterdir()) == []

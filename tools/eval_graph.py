@@ -32,9 +32,9 @@ def main() -> None:
     device.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
     device.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
     args = parser.parse_args()
-    from ssd_graph.graph_eval import GraphEvalOptions, evaluate_graph
+    from ssd_graph.graph_eval import GraphEvalOptions, print_scores
 
-    scores = evaluate_graph(
+    print_scores(
         GraphEvalOptions(
             checkpoint=args.checkpoint,
             data=args.data,
@@ -48,9 +48,6 @@ def main() -> None:
             workers=args.workers,
         )
     )
-    if scores is not None:
-        print(scores.table)
-        print(f"AP : {scores.stats['AP']:.6f}")
 
 
 if __name__ == "__main__":

@@ -112,19 +112,27 @@ def main() -> None:
         if not args.validate_every > 0:
             raise InputError(f"--validate-every {args.validate_every}: give more than 0")
         recipe = replace(recipe, evaluation_epochs=epochs_every(args.validate_every, recipe.epochs))
-    devices = "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu"
+    where = {
+        "data": args.data,
+        "devices": "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu",
+        "num_devices": args.npus or args.gpus or args.cpus or 1,
+        "first_device": args.device_id,
+        "amp": args.amp,
+        "backend": args.backend,
+        "workers": args.workers,
+    }
+    if args.eval_only:
+        if args.checkpoint is None:
+            raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
+        from ssd_graph.graph_eval import GraphEvalOptions, print_scores
+
+        print_scores(GraphEvalOptions(checkpoint=args.checkpoint, batch_size=recipe.batch_size, **where))
+        return
     options = TrainOptions(
-        data=args.data,
         preset=args.preset,
         recipe=recipe,
-        devices=devices,
-        num_devices=next((n for n in (args.npus, args.gpus, args.cpus) if n is not None), 1),
-        first_device=args.device_id,
         max_steps=args.max_steps,
         seed=args.seed,
-        workers=args.workers,
-        amp=args.amp,
-        backend=args.backend,
         out=args.out,
         overwrite=args.overwrite,
         print_every=args.print_every,
@@ -138,6 +146,7 @@ def main() -> None:
         performance=args.performance,
         tensorboard=args.tensorboard,
         mlperf_log=args.mlperf_log,
+        **where,
     )
     from ssd_graph.train import train  # imports torch, which --help need not wait for
 

@@ -100,7 +100,8 @@ def _empty_state(layout: StateLayout) -> TrainState:
         bn_statistics=torch.empty(num_statistics),
         loss_scale=torch.empty(()),
         num_skipped=torch.empty((), dtype=torch.int64),
-        streak=torch.empty((), dtype=torch.int64),
+        skip_streak=torch.empty((), dtype=torch.int64),
+        finite_streak=torch.empty((), dtype=torch.int64),
     )
 
 
