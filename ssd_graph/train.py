@@ -146,9 +146,7 @@ class Trainer:
                 "begin a new run with its weights"
             )
         if "train_fingerprint" not in resumed.run:
-            raise InputError(
-                "the checkpoint to resume was imported, not trained here; begin with it by --checkpoint"
-            )
+            raise InputError("the checkpoint to resume was imported, not trained here; begin with it by --checkpoint")
         if resumed.run["train_fingerprint"] != self.train_split.fingerprint:
             raise InputError(
                 f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
