@@ -56,10 +56,10 @@ class Published:
 
 
 def is_published(content: Mapping[str, Any]) -> bool:
-    """Whether a loaded file is of one of these programs rather than of ssd_graph."""
+    """Whether a loaded file is of one of these programs."""
     model = content.get("model")
     names = [str(name).removeprefix("module.") for name in model] if isinstance(model, dict) else []
-    return content.get("format") != "ssd_graph" and any(name.startswith("additional_blocks.") for name in names)
+    return any(name.startswith("additional_blocks.") for name in names)
 
 
 def read_published(path: Path) -> Published:

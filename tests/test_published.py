@@ -217,6 +217,12 @@ def test_a_missing_trunk_tensor_of_the_reference_is_named_as_the_reference_names
     assert "has no 'model.layer2.0.5.conv2.weight'" in message(saved(tmp_path / "a.pt", state))
 
 
+def test_a_detector_with_another_trunk_is_refused(tmp_path):
+    state = network("ref").state_dict()
+    renamed = {n.replace("model.layer1.", "feature_extractor.feature_extractor."): t for n, t in state.items()}
+    assert "has no 'model.layer1.0.weight'" in message(saved(tmp_path / "a.pt", renamed))
+
+
 def test_files_of_other_programs_are_refused(tmp_path):
     for content in ({"conv1.weight": torch.zeros(1)}, {"model": {}}, {"model": [1]}, {"format": "ssd_graph"}, {}):
         torch.save(content, tmp_path / "a.pt")
