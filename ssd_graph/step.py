@@ -58,10 +58,10 @@ class TrainStep:
             learning_rate: scalar.
         """
         gradients, metrics, bn_statistics = [], [], state.bn_statistics
-        for part in zip(*(field.chunk(self.recipe.accumulate) for field in batch), strict=True):
+        for part in _parts(batch, self.recipe.accumulate):
             differentiate = grad_and_value(self._scaled_loss, has_aux=True)
             gradient, (_, (losses, bn_statistics)) = differentiate(
-                state.parameters, bn_statistics, state.loss_scale, Batch(*part), defaults
+                state.parameters, bn_statistics, state.loss_scale, part, defaults
             )
             gradients.append(gradient)
             metrics.append(losses)
@@ -121,6 +121,13 @@ class TrainStep:
             scale = torch.where(grown, state.loss_scale * 2, state.loss_scale)
             state.loss_scale.copy_(torch.where(finite, scale, (state.loss_scale / 2).clamp(min=1)))
             state.finite_streak.copy_(streak * (~grown).long())
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts of as many images each."""
+    if count == 1:
+        return [batch]
+    return [Batch(*fields) for fields in zip(*(field.chunk(count) for field in batch), strict=True)]
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
