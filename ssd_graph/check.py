@@ -20,6 +20,9 @@ from ssd_graph.cli import InputError, atomic_write
 from ssd_graph.problems import Findings, Kind, Problem
 from ssd_graph.transforms import decode
 
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
+
 
 @dataclass(frozen=True, slots=True)
 class SplitCheck:
@@ -163,7 +166,9 @@ def _examine(entry: Entry, image_dir: Path, quick: bool) -> tuple[Kind, str] | N
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
         return p.MISSING, name
     try:
-        found = _size_in_header(path) if quick else decode(path).size
+        found = _size_in_header(path)
+        if not quick:
+            decode(path)
     except Exception as error:  # a hostile file can make a decoder raise anything
         reason = str(error.__cause__ or error).replace(f"'{path}'", "it")
         return p.UNDECODABLE, f"{name}: {reason}"
@@ -173,5 +178,5 @@ def _examine(entry: Entry, image_dir: Path, quick: bool) -> tuple[Kind, str] | N
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         return image.size

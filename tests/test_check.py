@@ -74,6 +74,17 @@ def test_a_file_that_is_no_image_is_found_even_quickly(root, content):
         assert list(found(root, quick=quick)) == [p.UNDECODABLE]
 
 
+def test_a_postscript_file_is_not_handed_to_ghostscript(root, tmp_path_factory, monkeypatch):
+    programs = tmp_path_factory.mktemp("programs")
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {programs}/called\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 200 100\n%%EndComments\n%%EOF\n"
+    (root / "train2017" / "2.jpg").write_text(text)
+    assert list(found(root)) == [p.UNDECODABLE]
+    assert not (programs / "called").exists()
+
+
 def test_a_truncated_image_is_found_unless_only_headers_are_read(root):
     file = root / "train2017" / "2.jpg"
     file.write_bytes(file.read_bytes()[:-2000])
