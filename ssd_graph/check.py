@@ -31,6 +31,8 @@ class SplitCheck:
     split: str
     annotation_file: Path
     problems: list[Problem]
+    quick: bool = False
+    """Whether only the images' headers were read."""
     num_images: int = 0
     num_without_boxes: int = 0
     """Images among `num_images` that training and scoring leave out."""
@@ -91,6 +93,7 @@ def check_split(file: Path, image_dir: Path, split: str, quick: bool = False, wo
         split=split,
         annotation_file=file,
         problems=findings.problems(),
+        quick=quick,
         num_images=len(images.entries),
         num_without_boxes=len(images.entries.keys() - annotations.boxed),
         num_crowd=annotations.num_crowd,

@@ -31,17 +31,16 @@ def fix_report(check: SplitCheck) -> str:
         return "nothing had to be changed"
     lines = [f"  {problem.count:>9,}  {problem.kind.name}: {problem.kind.fix}" for problem in check.problems]
     assert check.cleaned is not None
-    kept = f"{len(check.cleaned['images']):,} images and {len(check.cleaned['annotations']):,} annotations are left"
-    return "\n".join(["changed:", *lines, kept])
+    images, annotations = (_plural(len(check.cleaned[name]), name[:-1]) for name in ("images", "annotations"))
+    return "\n".join(["changed:", *lines, f"left: {images}, {annotations}"])
 
 
 def _split_lines(check: SplitCheck) -> list[str]:
     lines = [f"{check.split}: {check.annotation_file}"]
     if check.cleaned is not None:
-        lines.append(
-            f"  {_plural(check.num_images, 'image')}, {_plural(sum(check.num_boxes), 'box', 'boxes')}, "
-            f"{check.num_crowd:,} of them crowd"
-        )
+        images, boxes = _plural(check.num_images, "image"), _plural(sum(check.num_boxes), "box", "boxes")
+        headers = " (headers only)" if check.quick else ""
+        lines.append(f"  {images}{headers}, {boxes}, {check.num_crowd:,} of them crowd")
     if check.num_without_boxes:
         lines.append(
             f"  {_plural(check.num_without_boxes, 'image')} without boxes: training and scoring leave them out"

@@ -184,7 +184,7 @@ def test_the_command_on_a_broken_folder_cleans_on_demand(root):
     assert (code, error) == (1, "")
     for line in ("1  image file missing: removed with its boxes", "1  annotation id used again: given a new id"):
         assert line in out
-    assert "1 images and 1 annotations are left" in out
+    assert "left: 1 image, 1 annotation\n" in out
     assert (root / "annotations" / "instances_train2017.json").read_bytes() == before
     assert len(json.loads((root / "clean.json").read_text())["annotations"]) == 1
 

@@ -47,6 +47,8 @@ def test_facts_are_told_without_being_problems():
     for part in ("  1 image, ", "2 of them crowd", "3 images without boxes: training and scoring leave", "1 file that"):
         assert part in text
     assert text.endswith("verdict: clean")
+    assert "headers only" not in text
+    assert "  1 image (headers only), " in report([checked(num_images=1, quick=True)])
 
 
 def test_names_of_classes_cannot_write_to_the_terminal():
@@ -57,5 +59,5 @@ def test_the_fix_is_told():
     text = fix_report(checked(problems=[Problem(p.ID_ZERO, 1, ()), Problem(p.BOX_OVER_EDGE, 20, ())]))
     assert "1  annotation id 0: given a new id" in text
     assert "20  box over its image's edge: clipped to the image" in text
-    assert text.endswith("1 images and 2 annotations are left")
+    assert text.endswith("left: 1 image, 2 annotations")
     assert fix_report(checked()) == "nothing had to be changed"
