@@ -22,7 +22,7 @@ from ssd_graph.fetch import CHUNK, RETRY_WAITS, byte_bar, fetch
 from ssd_graph.unpack import unpack
 
 MIRROR = "http://images.cocodataset.org"
-"""The server that cocodataset.org links to. Plain HTTP is all it speaks by this name; the checksums make up for it."""
+"""The server that cocodataset.org links to, over plain HTTP as there; the checksums make up for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,18 @@ def download_coco(
             wrong, or another process is at work in `root`.
     """
     _require_address(mirror)
-    missing = [archive for archive in archives if not _has_files(root / archive.folder)]
-    for archive in archives:
-        if archive not in missing:
-            print(f"{root / archive.folder} is there already", flush=True)
-    _require_space(root, missing)
     try:
+        missing = [archive for archive in archives if not _has_files(root / archive.folder)]
+        for archive in archives:
+            if archive not in missing:
+                print(f"{root / archive.folder} is there already", flush=True)
+        _require_space(root, missing)
         root.mkdir(parents=True, exist_ok=True)
         with _alone_in(root):
             for archive in missing:
                 _obtain(root, archive, mirror, waits)
     except OSError as error:
-        raise InputError(f"cannot write {error.filename or root}: {error.strerror}; choose another folder") from error
+        raise InputError(f"cannot use {error.filename or root}: {error.strerror}; choose another folder") from error
 
 
 def verify(file: Path, archive: Archive) -> None:
