@@ -1,0 +1,127 @@
+"""The promises of SECURITY.md that no other test file shows, on hostile files where there can be one."""
+
+import ast
+import stat
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.onnx_eval import OnnxDetector
+from ssd_graph.transforms import decode
+
+REPOSITORY = Path(__file__).parent.parent
+SOURCES = [f for folder in ("ssd_graph", "tools", "export") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
+NETWORK = {"aiohttp", "asyncio", "ftplib", "http", "httpx", "requests", "socket", "socketserver", "ssl", "urllib"}
+UNPICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml"}
+
+
+def imported(file):
+    """Top-level packages that a source file imports, at whatever place."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
+
+
+def calls(file):
+    """(source of the function, source of the call) of every call in a file."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), ast.unparse(node)
+
+
+def test_only_the_downloader_knows_the_network():
+    assert {f.name for f in SOURCES if NETWORK & set(imported(f))} == {"fetch.py", "download.py"}
+    users = {f.name for f in SOURCES if f.name != "download.py" and "ssd_graph.download" in f.read_text()}
+    assert users == {"download_coco.py"}
+
+
+def test_nothing_unpickles_or_evaluates():
+    assert not [f.name for f in SOURCES if UNPICKLERS & set(imported(f))]
+    found = [call for f in SOURCES for name, call in calls(f) if name in ("eval", "exec", "torch.load", "np.load")]
+    assert len(found) == 1
+    assert "torch.load" in found[0]
+    assert "weights_only=True" in found[0]
+
+
+OFFLINE = """
+import sys
+def forbid(event, _):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        raise AssertionError(event)
+sys.addaudithook(forbid)
+"""
+
+
+def offline(code, *arguments, cwd):
+    subprocess.run([sys.executable, "-c", OFFLINE + code, *map(str, arguments)], cwd=cwd, check=True)
+
+
+def test_the_hook_notices_the_network(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError):
+        offline("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_lone_process_trains_exports_and_scores_without_the_network(tiny_coco, tmp_path):
+    code = "import runpy; sys.argv = sys.argv[1:]\n"
+    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit as end: sys.exit(end.code)"
+    train = ("--preset", "ssd300-nano", "--recipe", "shapes", "--backend", "eager", "--max-steps", 1, "--batch-size", 2)
+    offline(code, REPOSITORY / "tools/train_graph.py", "--data", tiny_coco, *train, "--out", tmp_path, cwd=tmp_path)
+    offline(code, REPOSITORY / "export/to_onnx.py", tmp_path / "last.pth", "--out", "model.onnx", cwd=tmp_path)
+    offline(code, REPOSITORY / "tools/eval_onnx.py", "model.onnx", "--data", tiny_coco, cwd=tmp_path)
+
+
+def model_with_weights_at(location, path):
+    """An ONNX file with this project's interface whose weights lie in another file."""
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        weights.external_data.add(key=key, value=value)
+    nodes = [helper.make_node("Identity", ["w"], [name]) for name in ("num_detections", "boxes", "scores", "labels")]
+    outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [4]) for node in nodes]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 300, 300, 3])
+    graph = helper.make_graph(nodes, "g", [images], outputs, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"format": "ssd_graph 1", "category_ids": "[1]", "category_names": '["cat"]'})
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["outside.bin", "link.bin", "absolute"])
+def test_a_model_cannot_read_files_outside_its_folder(tmp_path, place):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (folder / "inside.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    model_with_weights_at("inside.bin", folder / "model.onnx")
+    OnnxDetector(folder / "model.onnx")
+    location = {"outside.bin": "../outside.bin", "absolute": str(tmp_path / "outside.bin")}.get(place, place)
+    model_with_weights_at(location, folder / "model.onnx")
+    with pytest.raises(InputError, match="not an ONNX model that onnxruntime can load"):
+        OnnxDetector(folder / "model.onnx")
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path):
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (30_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    pixels = zlib.compress(bytes(90_001) * 100)
+    file = tmp_path / "bomb.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    with warnings.catch_warnings(action="error"), pytest.raises(InputError, match="exceeds limit"):
+        decode(file)
+
+
+def test_a_file_being_written_is_its_owners_alone(tmp_path):
+    with atomic_write(tmp_path / "a") as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        assert temporary.parent == tmp_path
