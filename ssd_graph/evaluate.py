@@ -1,6 +1,6 @@
 """Detections -> COCO numbers, by pycocotools, without torch."""
 
-# N images, D detections an image, R detections of all images
+# N images, D detections an image, R detections of all images, T IoU thresholds, K categories by id
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -48,6 +49,8 @@ class CocoScores:
     """AP by category name; None without ground truth."""
     table: str
     """pycocotools' own summary."""
+    precision: np.ndarray = field(compare=False, repr=False)
+    """float64 [T, 101, K]: interpolated precision at recalls 0 to 1, IoU 0.5 to 0.95; -1 without ground truth."""
 
 
 def detection_rows(
@@ -110,9 +113,7 @@ class CocoScorer:
         Raises:
             InputError: a detection is on an image that the ground truth does not have.
         """
-        unknown = set(rows.image_ids.tolist()) - set(self._truth.getImgIds())
-        if unknown:
-            raise InputError(f"detections on image {min(unknown)}, which the ground truth does not have")
+        self._check_images(rows)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             evaluation = COCOeval(self._truth, self._results(rows), "bbox")
             if image_ids is not None:
@@ -123,7 +124,35 @@ class CocoScorer:
             printed.truncate()
             evaluation.summarize()
         stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
-        return CocoScores(stats, self._per_class(evaluation), printed.getvalue().rstrip())
+        precision = evaluation.eval["precision"][:, :, :, 0, -1].copy()
+        return CocoScores(stats, self._per_class(evaluation), printed.getvalue().rstrip(), precision)
+
+    def match(self, rows: DetectionRows, image_ids: np.ndarray, iou_thresholds: Sequence[float] = ()) -> Any:
+        """pycocotools' matching of objects of every size, not accumulated: a COCOeval with its `evalImgs`.
+
+        Row r is detection id r + 1 there. `iou_thresholds` are COCO's ten by default.
+
+        Raises:
+            InputError: as `score`.
+        """
+        self._check_images(rows)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation: Any = COCOeval(self._truth, self._results(rows), "bbox")
+            evaluation.params.imgIds = sorted(int(i) for i in image_ids)
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+            if iou_thresholds:
+                evaluation.params.iouThrs = np.array(iou_thresholds)
+            evaluation.evaluate()
+        return evaluation
+
+    def annotations(self, image_ids: np.ndarray) -> Sequence[Any]:
+        """The ground truth on `image_ids` as COCO annotations, crowds included."""
+        return self._truth.loadAnns(self._truth.getAnnIds(imgIds=image_ids.tolist()))
+
+    def _check_images(self, rows: DetectionRows) -> None:
+        unknown = set(rows.image_ids.tolist()) - set(self._truth.getImgIds())
+        if unknown:
+            raise InputError(f"detections on image {min(unknown)}, which the ground truth does not have")
 
     def _results(self, rows: DetectionRows) -> COCO:
         if len(rows):

@@ -79,6 +79,21 @@ def test_scores_equal_those_of_public_evaluators(shared, case, kind, tolerance):
     assert scores.stats == pytest.approx(golden[kind], rel=0, abs=tolerance)
 
 
+def test_the_precision_arrays_give_ap_and_ap_by_class(shared):
+    golden = json.loads((shared / "golden" / "expected.json").read_text())["fakebbox100"]
+    detections = load_detections(shared / "golden" / golden["detections"])
+    scores = CocoScorer(shared / "golden" / golden["ground_truth"]).score(detections)
+    assert scores.precision.shape == (10, 101, len(scores.per_class))
+    known = [k for k, ap in enumerate(scores.per_class.values()) if ap is not None]
+    assert 0 < len(known) < len(scores.per_class)
+    assert (np.delete(scores.precision, known, 2) == -1).all()
+    np.testing.assert_allclose(
+        scores.precision[:, :, known].mean((0, 1)), [ap for ap in scores.per_class.values() if ap is not None]
+    )
+    assert scores.precision[:, :, known].mean() == pytest.approx(scores.stats["AP"])
+    assert scores.precision[5][:, known].mean() == pytest.approx(scores.stats["AP75"])
+
+
 def test_perfect_detections_score_one(truth):
     scores = CocoScorer(truth).score(rows_of(*PERFECT))
     assert scores.stats["AP"] == pytest.approx(1)
