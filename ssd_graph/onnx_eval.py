@@ -93,7 +93,7 @@ class OnnxResult:
         )
 
 
-def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSettings()) -> OnnxResult:  # noqa: B008
+def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSettings()) -> OnnxResult:
     """Run `model` on `split` and score its detections.
 
     Raises:

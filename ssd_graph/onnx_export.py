@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ class ExportOptions:
     """None for OPSET or RAW_OPSET; in 8 bits, for INT8_OPSET at least."""
     precision: str = "fp32"
     """A key of LEAST_SIGNAL_TO_NOISE."""
-    quant: QuantConfig = QuantConfig()
+    quant: QuantConfig = field(default_factory=QuantConfig)
 
     def resolved_opset(self) -> int:
         """The opset to write.
@@ -89,34 +89,41 @@ class Verification(NamedTuple):
     difference: float | None
     """Of detections from what the rules make of the network's outputs (torch's for "fp32"); None for raw."""
 
+    def describe(self) -> str:
+        """The figures in words."""
+        network = f"the network's outputs are {self.signal_to_noise:.0f} dB above their errors against torch"
+        if self.difference is None:
+            return network
+        return f"{network}, detections differ by at most {self.difference:.1e}"
+
 
 def export_onnx(
     checkpoint: Checkpoint,
     path: Path,
     samples: np.ndarray,
     config: EvalConfig,
-    options: ExportOptions = ExportOptions(),  # noqa: B008 (frozen)
+    options: ExportOptions = ExportOptions(),
     calibration: np.ndarray | None = None,
 ) -> Verification:
     """Write `path`, checked by onnx.checker and against torch on `samples`.
 
     Args:
         samples: uint8 RGB [M, 300, 300, 3], M >= 1.
-        calibration: likewise; what "int8" measures activations on.
+        calibration: likewise; what "int8" measures activations on, else None.
 
     Raises:
         InputError: the file cannot be made as asked or does not do what torch does; nothing is written.
     """
     opset = options.resolved_opset()
+    if options.precision == "int8" and calibration is None:
+        raise InputError("--int8 measures activations on images like those to come; give --calibration a folder")
     detector = Detector(checkpoint, config)
     model = translate(detector, raw=options.raw, batch=options.batch, opset=opset)
     lower_opset(model, opset)
     outputs = network_outputs(model)
     if options.precision == "fp16":
         halve(model)
-    if options.precision == "int8":
-        if calibration is None:
-            raise InputError("--int8 measures activations on images like those to come; give --calibration a folder")
+    if calibration is not None:
         model = quantise(model, _inputs(calibration, options), options.quant)
     for key, value in _metadata(checkpoint, config, options, calibration).items():
         model.metadata_props.add(key=key, value=value)
@@ -175,7 +182,7 @@ def _metadata(
             "onnxruntime": onnxruntime.__version__,
         },
     }
-    if options.precision == "int8" and calibration is not None:
+    if calibration is not None:
         values["quantisation"] = {**asdict(options.quant), "num_images": len(calibration)}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
@@ -203,9 +210,7 @@ def _verify(
     decoded = detector.postprocess.decode(*(torch.from_numpy(o) for o in basis))
     boxes, probabilities = (o.numpy() for o in decoded)
     config = detector.postprocess.config
-    difference = unexplained(
-        _run(model, samples, options), boxes, probabilities, detector.categories, config, PARITY
-    )
+    difference = unexplained(_run(model, samples, options), boxes, probabilities, detector.categories, config, PARITY)
     if not difference <= PARITY:
         raise InputError(
             f"onnxruntime differs from torch by {difference:.2g} on sample images (limit {PARITY:.0e}); nothing written"

@@ -52,7 +52,7 @@ def _of_image(
     best = np.argsort(-scores, kind="stable")[: config.detections_per_image]
     padding = config.detections_per_image - len(best)
     return (
-        np.int64(len(best)),
+        np.array(len(best), np.int64),
         np.pad(boxes[anchors[best]], ((0, padding), (0, 0))),
         np.pad(scores[best], (0, padding)),
         np.pad(category_ids[classes[best]], (0, padding)),

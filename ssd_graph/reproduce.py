@@ -47,7 +47,9 @@ def load_recorded(path: Path) -> Recorded:
             for key in keys:
                 value = value[key]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a summary that this version of tools/eval_onnx.py wrote ({error!r})") from error
+        raise InputError(
+            f"{path} is not a summary that this version of tools/eval_onnx.py wrote ({error!r})"
+        ) from error
     beside = path.parent / "detections.json"
     return Recorded(summary, load_detections(beside) if beside.is_file() else None)
 
@@ -62,7 +64,8 @@ def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
     elif worst <= SAME_NUMBERS:
         verdict = f"the same numbers (within {worst:.1e}), other bits"
     else:
-        verdict = f"different: the twelve numbers move by up to {worst:.6f}, AP by {new['stats']['AP'] - old['stats']['AP']:+.6f}"
+        moved = new["stats"]["AP"] - old["stats"]["AP"]
+        verdict = f"different: the twelve numbers move by up to {worst:.6f}, AP by {moved:+.6f}"
     lines.append(f"detections: {verdict}")
     if old["detections_sha256"] != new["detections_sha256"]:
         lines += _differences(recorded, result)

@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--scorer", choices=("pycocotools", "faster"), help="default: pycocotools")
 
     how = result.add_argument_group("how it runs (default with --verify: as recorded)")
-    how.add_argument(
-        "--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu"
-    )
+    how.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu")
     how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
     how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
