@@ -1,4 +1,4 @@
-"""Detections -> COCO numbers, by pycocotools, without torch."""
+"""Detections -> COCO numbers, by pycocotools or faster-coco-eval, without torch."""
 
 # N images, D detections an image, R detections of all images, T IoU thresholds, K categories by id
 
@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -21,6 +23,9 @@ from ssd_graph.cli import InputError
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in pycocotools' order; -1 where there is no ground truth of that size."""
+
+SCORERS = ("pycocotools", "faster")
+"""Who computes the numbers; the second is faster-coco-eval, an optional package."""
 
 
 class DetectionRows(NamedTuple):
@@ -48,7 +53,7 @@ class CocoScores:
     per_class: dict[str, float | None]
     """AP by category name; None without ground truth."""
     table: str
-    """pycocotools' own summary."""
+    """The scorer's own summary of the twelve numbers."""
     precision: np.ndarray = field(compare=False, repr=False)
     """float64 [T, 101, K]: interpolated precision at recalls 0 to 1, IoU 0.5 to 0.95; -1 without ground truth."""
 
@@ -91,21 +96,34 @@ _NO_ROWS = DetectionRows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(
 class CocoScorer:
     """The ground truth of a split, read once and used for any number of evaluations."""
 
-    def __init__(self, annotation_file: Path) -> None:
-        """Raises InputError if the file cannot be read as COCO ground truth."""
-        self._truth = COCO()
+    def __init__(self, annotation_file: Path, scorer: str = "pycocotools") -> None:
+        """Read the ground truth; `scorer` is one of SCORERS. Warns of an annotation with id 0.
+
+        Raises:
+            InputError: the file cannot be read as COCO ground truth, or the scorer is not installed.
+        """
+        self._coco, self._evaluation = _scorer_classes(scorer)
+        self._truth = self._coco()
         try:
             self._truth.dataset = json.loads(annotation_file.read_bytes())
-            for number, annotation in enumerate(self._truth.dataset["annotations"], start=1):
+            annotations = self._truth.dataset["annotations"]
+            for number, annotation in enumerate(annotations, start=1):
                 # The MLPerf scripts' bbox_only files leave these out.
                 annotation.setdefault("id", number)
                 annotation.setdefault("iscrowd", 0)
                 annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-            with contextlib.redirect_stdout(io.StringIO()):
+            with _quiet():
                 self._truth.createIndex()
             self._names = {category["id"]: str(category["name"]) for category in self._truth.dataset["categories"]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read ground truth from {annotation_file}: {error!r}") from error
+        if any(annotation["id"] == 0 for annotation in annotations):
+            # Both scorers mark a detection's match by the annotation's id and read 0 as "none".
+            warnings.warn(
+                f"{annotation_file}: the object with annotation id 0 counts as missed even where it is detected; "
+                "number the annotations from 1",
+                stacklevel=2,
+            )
 
     def score(self, rows: DetectionRows, image_ids: np.ndarray | None = None) -> CocoScores:
         """Score detections on `image_ids` (int64, all images by default); no detections give AP 0.
@@ -114,8 +132,8 @@ class CocoScorer:
             InputError: a detection is on an image that the ground truth does not have.
         """
         self._check_images(rows)
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            evaluation = COCOeval(self._truth, self._results(rows), "bbox")
+        with _quiet() as printed:
+            evaluation = self._evaluation(self._truth, self._results(rows), "bbox")
             if image_ids is not None:
                 evaluation.params.imgIds = sorted(int(i) for i in image_ids)
             evaluation.evaluate()
@@ -125,10 +143,13 @@ class CocoScorer:
             evaluation.summarize()
         stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
         precision = evaluation.eval["precision"][:, :, :, 0, -1].copy()
-        return CocoScores(stats, self._per_class(evaluation), printed.getvalue().rstrip(), precision)
+        table = printed.getvalue().rstrip().splitlines()[: len(STAT_NAMES)]
+        return CocoScores(stats, self._per_class(evaluation), "\n".join(table), precision)
 
     def match(self, rows: DetectionRows, image_ids: np.ndarray, iou_thresholds: Sequence[float] = ()) -> Any:
         """pycocotools' matching of objects of every size, not accumulated: a COCOeval with its `evalImgs`.
+
+        For the scorer "pycocotools" only.
 
         Row r is detection id r + 1 there. `iou_thresholds` are COCO's ten by default.
 
@@ -136,7 +157,7 @@ class CocoScorer:
             InputError: as `score`.
         """
         self._check_images(rows)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _quiet():
             evaluation: Any = COCOeval(self._truth, self._results(rows), "bbox")
             evaluation.params.imgIds = sorted(int(i) for i in image_ids)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -154,7 +175,7 @@ class CocoScorer:
         if unknown:
             raise InputError(f"detections on image {min(unknown)}, which the ground truth does not have")
 
-    def _results(self, rows: DetectionRows) -> COCO:
+    def _results(self, rows: DetectionRows) -> Any:
         if len(rows):
             columns = (
                 rows.image_ids[:, None],
@@ -162,8 +183,8 @@ class CocoScorer:
                 rows.scores[:, None],
                 rows.category_ids[:, None],
             )
-            return self._truth.loadRes(cast(Any, np.concatenate(columns, 1)))
-        results = COCO()  # loadRes fails on an empty list
+            return self._truth.loadRes(np.concatenate(columns, 1))
+        results = self._coco()  # loadRes fails on an empty list
         results.dataset = {**self._truth.dataset, "annotations": []}
         results.createIndex()
         return results
@@ -177,6 +198,27 @@ class CocoScorer:
             name = name if name not in result else f"{name} ({category_id})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
+
+
+def _scorer_classes(scorer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The scorer's COCO and COCOeval."""
+    if scorer == "pycocotools":
+        return COCO, COCOeval
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise InputError(
+            "--scorer faster needs faster-coco-eval: `pip install faster-coco-eval`, or use --scorer pycocotools"
+        ) from error
+    return faster_coco_eval.COCO, partial(faster_coco_eval.COCOeval_faster, print_function=print)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    """Collects what the scorers print; what faster-coco-eval warns of, CocoScorer has said for both."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
+        warnings.filterwarnings("ignore", message="Found annotation id 0")
+        yield printed
 
 
 def detections_json(rows: DetectionRows) -> str:

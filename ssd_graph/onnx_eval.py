@@ -1,4 +1,4 @@
-"""Score an exported detector on a COCO folder with onnxruntime; torch is not needed and not imported."""
+"""Score an exported model on a COCO folder with onnxruntime; torch is not needed and not imported."""
 
 # N images
 
@@ -8,18 +8,17 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.coco import Categories, CocoSplit
+from ssd_graph.coco import CocoSplit
 from ssd_graph.evaluate import (
     CocoScorer,
     CocoScores,
@@ -29,46 +28,39 @@ from ssd_graph.evaluate import (
     join_rows,
     sha256_of,
 )
+from ssd_graph.machine import processor, versions
+from ssd_graph.onnx_model import OnnxDetector
 from ssd_graph.transforms import decode, preprocess
 
-_OUTPUTS = ("num_detections", "boxes", "scores", "labels")
-_PACKAGES = ("ssd_graph", "onnxruntime", "pycocotools", "numpy", "pillow")
+_BATCHES_AHEAD = 3
 
 
-class OnnxDetector:
-    """An exported model in an onnxruntime session."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """How an evaluation runs; what a summary records and `--verify` repeats."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        """Load `path` on `threads` CPU threads, by default all.
+    provider: str = "cpu"
+    """A key of providers.PROVIDERS, or "auto"."""
+    threads: int | None = None
+    """onnxruntime's; None for all cores."""
+    batch_size: int | None = None
+    """None for the model's if that is fixed, else 8."""
+    optimization: str = "all"
+    """A key of providers.OPTIMIZATION_LEVELS."""
+    scorer: str = "pycocotools"
+    """One of evaluate.SCORERS."""
+    limit: int | None = None
+    """Score only the first images."""
+
+    def reproducible(self) -> RunSettings:
+        """The same without what changes the last bits on the same machine: docs/export.md says what was measured.
 
         Raises:
-            InputError: the file is missing, is not an ONNX model, or was not exported by ssd_graph.
+            InputError: the provider is not the CPU.
         """
-        if not path.is_file():
-            raise InputError(f"no file {path}; make it with `python export/to_onnx.py ckpt.pth`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.log_severity_level = 3
-        self.threads = options.intra_op_num_threads
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class but this one
-            reason = str(error).splitlines()[0][:200]
-            raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason})") from error
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        outputs = tuple(output.name for output in self._session.get_outputs())
-        if not self.metadata.get("format", "").startswith("ssd_graph") or outputs != _OUTPUTS:
-            raise InputError(
-                f"{path} was not made by export/to_onnx.py (outputs {', '.join(outputs)}); export it again"
-            )
-        self.categories = Categories(
-            tuple(json.loads(self.metadata["category_ids"])),
-            tuple(json.loads(self.metadata["category_names"])),
-        )
-
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """`num_detections`, `boxes`, `scores` and `labels` (see postprocess.Detections) of uint8 [N, 300, 300, 3]."""
-        return tuple(np.asarray(output) for output in self._session.run(_OUTPUTS, {"images": images}))
+        if self.provider != "cpu":
+            raise InputError(f"--reproducible is for --provider cpu; {self.provider} promises no fixed order of sums")
+        return replace(self, optimization="extended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +72,53 @@ class OnnxResult:
     summary: dict[str, Any]
     """What `summary.json` holds."""
 
+    def describe(self) -> str:
+        """The scorer's table, AP by class, and how the evaluation ran."""
+        width = max(len(name) for name in self.scores.per_class)
+        classes = (
+            f"  {name:{width}}  " + ("no ground truth" if ap is None else f"{ap:.4f}")
+            for name, ap in self.scores.per_class.items()
+        )
+        summary, run = self.summary, self.summary["run"]
+        nodes = ", ".join(f"{count} nodes on {name}" for name, count in run["num_nodes"].items())
+        return "\n".join(
+            (
+                self.scores.table,
+                *classes,
+                f"provider {run['provider']} ({nodes or 'nodes unknown'}), {run['threads']} threads, "
+                f"batch {run['batch_size']}, graph optimization {run['optimization']}",
+                f"{summary['num_images']} images at {summary['images_per_second']:.1f} images/s, "
+                f"{summary['num_detections']} detections {summary['detections_sha256'][:16]}",
+            )
+        )
 
-def evaluate_onnx(
-    model: Path,
-    split: CocoSplit,
-    *,
-    batch_size: int = 8,
-    threads: int | None = None,
-    limit: int | None = None,
-) -> OnnxResult:
-    """Run `model` on the first `limit` images of `split` and score them by pycocotools.
+
+def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSettings()) -> OnnxResult:
+    """Run `model` on `split` and score its detections.
 
     Raises:
-        InputError: the model cannot be used, or its categories are not the data set's.
+        InputError: the model cannot be used as told, or its categories are not the data set's.
     """
-    detector = OnnxDetector(model, threads=threads)
+    scorer = CocoScorer(split.annotation_file, settings.scorer)
+    detector = OnnxDetector(
+        model, provider=settings.provider, threads=settings.threads, optimization=settings.optimization
+    )
     unknown = set(detector.categories.ids) - set(split.categories.ids)
     if unknown:
         raise InputError(
             f"{model} detects category {min(unknown)}, which {split.annotation_file} does not have; "
             "give the --data the model was trained for"
         )
-    if limit is not None:
-        split = replace(split, image_ids=split.image_ids[:limit], sizes=split.sizes[:limit])
+    batch_size = settings.batch_size or detector.batch_size or 8
+    if detector.batch_size not in (None, batch_size):
+        raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
+    if settings.limit is not None:
+        split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
+    pixels = hashlib.sha256()
     begin = time.perf_counter()
-    rows = join_rows(list(_detect(detector, split, batch_size)))
+    rows = join_rows(list(_detect(detector, split, batch_size, pixels)))
     seconds = time.perf_counter() - begin
-    scores = CocoScorer(split.annotation_file).score(rows, split.image_ids)
+    scores = scorer.score(rows, split.image_ids)
     summary = {
         "stats": scores.stats,
         "per_class": scores.per_class,
@@ -114,20 +126,24 @@ def evaluate_onnx(
         "num_detections": len(rows),
         "images_per_second": round(len(split) / seconds, 3),
         "detections_sha256": sha256_of(detections_json(rows)),
-        "model": {
-            "file": model.name,
-            "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-            "preset": detector.metadata["preset"],
-            "checkpoint_sha256": detector.metadata["checkpoint_sha256"],
+        "pixels_sha256": pixels.hexdigest(),
+        "model": {"file": model.name, **detector.describe()},
+        "annotations": {"file": split.annotation_file.name, "sha256": _sha256_of_file(split.annotation_file)},
+        "run": {
+            **asdict(settings),
+            "provider": detector.session.provider,
+            "num_nodes": detector.session.num_nodes,
+            "threads": detector.threads,
+            "batch_size": batch_size,
+            "processor": processor(),
         },
-        "annotations": {
-            "file": split.annotation_file.name,
-            "sha256": hashlib.sha256(split.annotation_file.read_bytes()).hexdigest(),
-        },
-        "run": {"provider": "cpu", "threads": detector.threads, "batch_size": batch_size},
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": versions(),
     }
     return OnnxResult(rows, scores, summary)
+
+
+def _sha256_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_result(result: OnnxResult, out: Path) -> None:
@@ -140,17 +156,35 @@ def write_result(result: OnnxResult, out: Path) -> None:
             temporary.write_text(text)
 
 
-def _detect(detector: OnnxDetector, split: CocoSplit, batch_size: int) -> Iterator[DetectionRows]:
-    """Detections batch by batch; the next batch is decoded while onnxruntime works on this one."""
+def image_batches(paths: list[Path], batch_size: int) -> Iterator[np.ndarray]:
+    """Preprocessed batches, uint8 [N, 300, 300, 3], read and decoded while the caller works on earlier ones.
 
-    def load(start: int) -> np.ndarray:
-        return np.stack([preprocess(decode(split.path(i))) for i in range(start, min(start + batch_size, len(split)))])
+    Raises:
+        InputError: an image cannot be decoded.
+    """
 
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(load, 0)
-        for start in range(0, len(split), batch_size):
-            images = following.result()
-            if start + batch_size < len(split):
-                following = pool.submit(load, start + batch_size)
-            rows = slice(start, start + len(images))
-            yield detection_rows(split.image_ids[rows], split.sizes[rows], *detector(images))
+    def load(path: Path) -> np.ndarray:
+        return preprocess(decode(path))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+        queue: deque[list[Future[np.ndarray]]] = deque()
+        starts = iter(range(0, len(paths), batch_size))
+        try:
+            while True:
+                while len(queue) < _BATCHES_AHEAD and (start := next(starts, None)) is not None:
+                    queue.append([pool.submit(load, path) for path in paths[start : start + batch_size]])
+                if not queue:
+                    return
+                yield np.stack([future.result() for future in queue.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _detect(detector: OnnxDetector, split: CocoSplit, batch_size: int, pixels: Any) -> Iterator[DetectionRows]:
+    """Detections batch by batch; the network's inputs are added to the hash `pixels` in image order."""
+    start = 0
+    for images in image_batches([split.path(i) for i in range(len(split))], batch_size):
+        pixels.update(images)
+        rows = slice(start, start + len(images))
+        yield detection_rows(split.image_ids[rows], split.sizes[rows], *detector(images))
+        start += len(images)

@@ -14,6 +14,12 @@ from ssd_graph.config import EvalConfig
 INFINITY = float("inf")
 
 
+def signal_to_noise(expected: np.ndarray, found: np.ndarray) -> float:
+    """How far the power of `expected` is above that of `found`'s errors, in dB; infinity where they are equal."""
+    signal, noise = (float(np.square(a.astype(np.float64)).sum()) for a in (expected, found - expected))
+    return 10 * float(np.log10(signal / noise)) if noise else INFINITY
+
+
 def largest_difference(
     outputs_a: Sequence[np.ndarray], outputs_b: Sequence[np.ndarray], score_threshold: float, tolerance: float
 ) -> float:

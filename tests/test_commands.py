@@ -13,7 +13,9 @@ from ssd_graph.coco import load_split
 from ssd_graph.onnx_eval import evaluate_onnx
 
 REPOSITORY = Path(__file__).parent.parent
-TRAIN, EXPORT, EVALUATE = (REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py"))
+TRAIN, EXPORT, EVALUATE, PREDICT = (
+    REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py", "tools/predict_onnx.py")
+)
 
 
 EVALUATE_GRAPH = REPOSITORY / "tools/eval_graph.py"
@@ -119,17 +121,30 @@ def test_evaluating_something_that_is_not_onnx_is_refused(tiny_coco, tmp_path):
     assert "is not an ONNX model" in refused(EVALUATE, "model.onnx", "--data", tiny_coco, cwd=tmp_path)
 
 
-def test_evaluating_a_foreign_onnx_model_is_refused(tiny_coco, tmp_path):
-    import onnx
-    from onnx import TensorProto, helper
-
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
-    onnx.save(
-        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]),
-        tmp_path / "m.onnx",
+def test_eight_bits_without_calibration_are_refused(trained, tmp_path):
+    assert "give --calibration a folder" in refused(
+        EXPORT, trained / "last.pth", "--out", "a.onnx", "--int8", cwd=tmp_path
     )
-    assert "was not made by export/to_onnx.py" in refused(EVALUATE, "m.onnx", "--data", tiny_coco, cwd=tmp_path)
+
+
+def test_a_provider_that_is_not_installed_is_refused(trained, tiny_coco, tmp_path):
+    arguments = (trained / "model.onnx", "--data", tiny_coco, "--out", "out", "--provider", "cann")
+    assert "onnxruntime-cann" in refused(EVALUATE, *arguments, cwd=tmp_path)
+
+
+def test_the_reproducible_mode_of_another_provider_is_refused(trained, tiny_coco, tmp_path):
+    arguments = (trained / "model.onnx", "--data", tiny_coco, "--reproducible", "--provider", "auto")
+    assert "--reproducible is for --provider cpu" in refused(EVALUATE, *arguments, cwd=tmp_path)
+
+
+def test_verifying_against_something_else_is_refused(trained, tiny_coco, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    arguments = (trained / "model.onnx", "--data", tiny_coco, "--verify", "summary.json")
+    assert "is not a summary" in refused(EVALUATE, *arguments, cwd=tmp_path)
+
+
+def test_predicting_on_no_image_is_refused(trained, tmp_path):
+    assert "no image at 'gone/*.jpg'" in refused(PREDICT, trained / "model.onnx", "gone/*.jpg", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--threads", "--limit"])
@@ -139,7 +154,7 @@ def test_numbers_below_one_are_refused(flag, tmp_path):
     assert "not a positive number" in error
 
 
-@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE, EVALUATE_GRAPH])
+@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE, EVALUATE_GRAPH, PREDICT])
 def test_help_is_short_and_needs_no_torch(script, tmp_path):
     code, out, _ = command(script, "--help", cwd=tmp_path)
     assert code == 0
@@ -171,7 +186,7 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
         assert words in out
     code, out, error = command(EXPORT, "run/last.pth", cwd=tmp_path)
     assert (code, error) == (0, "")
-    assert "differ by at most" in out
+    assert "detections differ by at most" in out
     code, out, error = command(EVALUATE, "run/last.onnx", "--data", tiny_coco, "--report", cwd=tmp_path)
     assert (code, error) == (0, "")
     assert "IoU=0.50:0.95" in out
@@ -180,6 +195,15 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
         *("last.pth", "best.pth", "metrics.jsonl", "step-00000003.pth", "step-00000003.pth.sha256"),
         *("last.onnx", "detections.json", "summary.json", "report.html"),
     }
+    code, out, error = command(
+        EVALUATE, "run/last.onnx", "--data", tiny_coco, "--verify", "run/summary.json", "--threads", 1, cwd=tmp_path
+    )
+    assert (code, error) == (0, "")
+    assert "detections: the same bits" in out
+    code, out, error = command(PREDICT, "run/last.onnx", tiny_coco / "val2017", "--score", 0.06, cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert "objects in 6 images by provider cpu, results in predictions" in out
+    assert len(list((tmp_path / "predictions").glob("*.jpg"))) == 6
 
 
 def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coco, tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ssd_graph.cli import InputError
 from ssd_graph.evaluate import (
+    SCORERS,
     STAT_NAMES,
     CocoScorer,
     DetectionRows,
@@ -61,6 +62,15 @@ def truth(tmp_path):
 PERFECT = ((5, 3, (10, 10, 50, 50), 0.9), (8, 3, (0, 0, 20, 20), 0.8), (8, 3, (100, 100, 200, 200), 0.7))
 
 
+@pytest.fixture(params=SCORERS)
+def scorer(request):
+    """Each scorer's name; the optional one is skipped where it is not installed."""
+    if request.param == "faster":
+        pytest.importorskip("faster_coco_eval")
+    return request.param
+
+
+@pytest.mark.filterwarnings("ignore:.*zero_gt.json. the object with annotation id 0")
 @pytest.mark.parametrize(
     ("case", "kind", "tolerance"),
     [
@@ -71,10 +81,10 @@ PERFECT = ((5, 3, (10, 10, 50, 50), 0.9), (8, 3, (0, 0, 20, 20), 0.8), (8, 3, (1
         ("zero", "computed", 1e-12),
     ],
 )
-def test_scores_equal_those_of_public_evaluators(shared, case, kind, tolerance):
+def test_scores_equal_those_of_public_evaluators(shared, scorer, case, kind, tolerance):
     golden = json.loads((shared / "golden" / "expected.json").read_text())[case]
     detections = load_detections(shared / "golden" / golden["detections"])
-    scores = CocoScorer(shared / "golden" / golden["ground_truth"]).score(detections)
+    scores = CocoScorer(shared / "golden" / golden["ground_truth"], scorer).score(detections)
     assert list(scores.stats) == list(STAT_NAMES) == list(golden[kind])
     assert scores.stats == pytest.approx(golden[kind], rel=0, abs=tolerance)
 
@@ -94,8 +104,47 @@ def test_the_precision_arrays_give_ap_and_ap_by_class(shared):
     assert scores.precision[5][:, known].mean() == pytest.approx(scores.stats["AP75"])
 
 
-def test_perfect_detections_score_one(truth):
-    scores = CocoScorer(truth).score(rows_of(*PERFECT))
+def assert_scorers_agree(annotation_file, rows, image_ids=None):
+    """Both scorers' twelve numbers, AP by class and table are the same; returns the numbers."""
+    pytest.importorskip("faster_coco_eval")
+    slow, fast = (CocoScorer(annotation_file, scorer).score(rows, image_ids) for scorer in SCORERS)
+    assert fast.stats == pytest.approx(slow.stats, rel=0, abs=1e-12)
+    assert [name for name, ap in fast.per_class.items() if ap is None] == [
+        name for name, ap in slow.per_class.items() if ap is None
+    ]
+    assert [ap for ap in fast.per_class.values() if ap is not None] == pytest.approx(
+        [ap for ap in slow.per_class.values() if ap is not None], rel=0, abs=1e-12
+    )
+    assert fast.table == slow.table
+    return slow.stats
+
+
+def jittered(annotation_file, seed):
+    """Detections near the ground truth, with tied scores, wrong classes and inventions."""
+    content, rng = json.loads(annotation_file.read_text()), np.random.default_rng(seed)
+    ids = [c["id"] for c in content["categories"]]
+    found = []
+    for a in content["annotations"] * 2:
+        category = a["category_id"] if rng.random() < 0.8 else int(rng.choice(ids))
+        box = np.array(a["bbox"]) + rng.normal(0, 0.05, 4) * np.tile(a["bbox"][2:], 2)
+        found.append((a["image_id"], category, box, round(rng.random(), 1)))
+    return rows_of(*found)
+
+
+def test_both_scorers_give_the_same_numbers_on_generated_images(tiny_coco):
+    file = tiny_coco / "annotations" / "instances_train2017.json"
+    assert 0.1 < assert_scorers_agree(file, jittered(file, 0))["AP"] < 0.9
+
+
+def test_both_scorers_give_the_same_numbers_on_real_images_with_crowds_and_gaps_in_ids(shared):
+    file = shared / "coco_mini" / "annotations" / "instances_val2017.json"
+    rows = jittered(file, 1)
+    assert 0.1 < assert_scorers_agree(file, rows)["AP"] < 0.9
+    assert_scorers_agree(file, rows, np.unique(rows.image_ids)[:40])
+
+
+def test_perfect_detections_score_one(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT))
     assert scores.stats["AP"] == pytest.approx(1)
     assert scores.stats["AR1"] == pytest.approx(2 / 3)
 
@@ -117,14 +166,14 @@ def test_iou_of_062_counts_for_the_first_three_thresholds(truth):
     assert scores.stats["AP"] == pytest.approx(3 / 10)
 
 
-def test_zero_detections_score_zero(truth):
-    scores = CocoScorer(truth).score(rows_of())
+def test_zero_detections_score_zero(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of())
     assert (scores.stats["AP"], scores.stats["AR100"]) == (0, 0)
     assert scores.per_class == {"cat": 0, "dog": None}
 
 
-def test_a_class_without_ground_truth_has_no_ap(truth):
-    scores = CocoScorer(truth).score(rows_of(*PERFECT, (5, 4, (0, 0, 9, 9), 0.5)))
+def test_a_class_without_ground_truth_has_no_ap(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT, (5, 4, (0, 0, 9, 9), 0.5)))
     assert scores.per_class == {"cat": pytest.approx(1), "dog": None}
     assert scores.stats["AP"] == pytest.approx(1)
 
@@ -162,9 +211,31 @@ def test_missing_annotation_ids_are_numbered_from_one(truth):
     assert CocoScorer(truth).score(rows_of(*PERFECT)).stats["AP"] == pytest.approx(1)
 
 
-def test_a_detection_on_an_unknown_image_is_refused(truth):
+def test_a_detection_on_an_unknown_image_is_refused(truth, scorer):
     with pytest.raises(InputError, match="detections on image 77, which the ground truth does not have"):
-        CocoScorer(truth).score(rows_of(*PERFECT, (77, 3, (0, 0, 9, 9), 0.5)))
+        CocoScorer(truth, scorer).score(rows_of(*PERFECT, (77, 3, (0, 0, 9, 9), 0.5)))
+
+
+def test_an_image_with_nothing_but_a_crowd_neither_gains_nor_loses(truth, scorer):
+    content = json.loads(truth.read_text())
+    content["images"].append({"id": 9})
+    content["annotations"].append({"id": 4, "image_id": 9, "category_id": 3, "bbox": [0, 0, 99, 99], "iscrowd": 1})
+    truth.write_text(json.dumps(content))
+    inside = [(9, 3, (i, i, 30, 30), 0.99) for i in range(5)]
+    assert CocoScorer(truth, scorer).score(rows_of(*PERFECT, *inside)).stats["AP"] == pytest.approx(1)
+
+
+def test_annotation_id_0_is_warned_of_since_its_object_counts_as_missed(truth, scorer):
+    truth.write_text(truth.read_text().replace('"id": 1,', '"id": 0,'))
+    with pytest.warns(UserWarning, match="annotation id 0 counts as missed"):
+        scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT))
+    assert scores.stats["AP"] < 0.7
+
+
+def test_a_scorer_that_is_not_installed_says_how_to_get_it(truth, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(InputError, match="pip install faster-coco-eval"):
+        CocoScorer(truth, "faster")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [], "annotations": [{"id": 1}]}'])

@@ -13,8 +13,10 @@ from ssd_graph.checkpoint import load_checkpoint
 from ssd_graph.coco import load_split
 from ssd_graph.config import EvalConfig
 from ssd_graph.metrics import read_records
-from ssd_graph.onnx_eval import OnnxDetector, evaluate_onnx
-from ssd_graph.onnx_export import Detector, export_onnx, sample_images
+from ssd_graph.onnx_eval import evaluate_onnx
+from ssd_graph.onnx_export import export_onnx, sample_images
+from ssd_graph.onnx_model import OnnxDetector
+from ssd_graph.onnx_translate import Detector
 from ssd_graph.parity import largest_difference
 from ssd_graph.transforms import decode, preprocess
 
@@ -27,7 +29,8 @@ def test_nano_learns_eight_real_images_by_heart(overfitted):
 
 def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, shared):
     checkpoint, path = load_checkpoint(overfitted / "last.pth"), overfitted / "model.onnx"
-    assert export_onnx(checkpoint, path, sample_images(shared / "coco_mini" / "val2017"), EvalConfig()) <= 1e-5
+    samples = sample_images(shared / "coco_mini" / "val2017")
+    assert export_onnx(checkpoint, path, samples, EvalConfig()).difference <= 1e-5
     split = load_split(shared / "coco_mini", "train")
     images = np.stack([preprocess(decode(split.path(i))) for i in range(50)])
     with torch.no_grad():

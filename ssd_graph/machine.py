@@ -1,0 +1,43 @@
+"""What a figure was measured with: processor and versions."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import ssd_graph
+
+_PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+"""Those that choose onnxruntime's kernels, by Linux's names."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides detections and scores, by package; packages that are not installed are left out."""
+    import onnxruntime
+
+    found = {
+        "ssd_graph": ssd_graph.__version__,
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's name and instruction sets as Linux gives them, elsewhere Python's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set((values.get("flags") or values.get("Features") or "").split())
+    name = values.get("model name") or platform.machine()
+    return " ".join([name, *(i for i in _INSTRUCTIONS if i in flags)])
