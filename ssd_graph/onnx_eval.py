@@ -48,7 +48,7 @@ class RunSettings:
     optimization: str = "all"
     """A key of providers.OPTIMIZATION_LEVELS."""
     scorer: str = "pycocotools"
-    """One of evaluate.SCORERS."""
+    """One of scorers.SCORERS."""
     limit: int | None = None
     """Score only the first images."""
 
