@@ -4,28 +4,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
+from ssd_graph.scorers import quiet, scorer_classes
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in pycocotools' order; -1 where there is no ground truth of that size."""
-
-SCORERS = ("pycocotools", "faster")
-"""Who computes the numbers; the second is faster-coco-eval, an optional package."""
 
 
 class DetectionRows(NamedTuple):
@@ -97,12 +90,12 @@ class CocoScorer:
     """The ground truth of a split, read once and used for any number of evaluations."""
 
     def __init__(self, annotation_file: Path, scorer: str = "pycocotools") -> None:
-        """Read the ground truth; `scorer` is one of SCORERS. Warns of an annotation with id 0.
+        """Read the ground truth; `scorer` is one of scorers.SCORERS. Warns of an annotation with id 0.
 
         Raises:
             InputError: the file cannot be read as COCO ground truth, or the scorer is not installed.
         """
-        self._coco, self._evaluation = _scorer_classes(scorer)
+        self._coco, self._evaluation = scorer_classes(scorer)
         self._truth = self._coco()
         try:
             self._truth.dataset = json.loads(annotation_file.read_bytes())
@@ -112,7 +105,7 @@ class CocoScorer:
                 annotation.setdefault("id", number)
                 annotation.setdefault("iscrowd", 0)
                 annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-            with _quiet():
+            with quiet():
                 self._truth.createIndex()
             self._names = {category["id"]: str(category["name"]) for category in self._truth.dataset["categories"]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -132,7 +125,7 @@ class CocoScorer:
             InputError: a detection is on an image that the ground truth does not have.
         """
         self._check_images(rows)
-        with _quiet() as printed:
+        with quiet() as printed:
             evaluation = self._evaluation(self._truth, self._results(rows), "bbox")
             if image_ids is not None:
                 evaluation.params.imgIds = sorted(int(i) for i in image_ids)
@@ -157,7 +150,7 @@ class CocoScorer:
             InputError: as `score`.
         """
         self._check_images(rows)
-        with _quiet():
+        with quiet():
             evaluation: Any = COCOeval(self._truth, self._results(rows), "bbox")
             evaluation.params.imgIds = sorted(int(i) for i in image_ids)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -198,27 +191,6 @@ class CocoScorer:
             name = name if name not in result else f"{name} ({category_id})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
-
-
-def _scorer_classes(scorer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The scorer's COCO and COCOeval."""
-    if scorer == "pycocotools":
-        return COCO, COCOeval
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise InputError(
-            "--scorer faster needs faster-coco-eval: `pip install faster-coco-eval`, or use --scorer pycocotools"
-        ) from error
-    return faster_coco_eval.COCO, partial(faster_coco_eval.COCOeval_faster, print_function=print)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
-    """Collects what the scorers print; what faster-coco-eval warns of, CocoScorer has said for both."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
-        warnings.filterwarnings("ignore", message="Found annotation id 0")
-        yield printed
 
 
 def detections_json(rows: DetectionRows) -> str:

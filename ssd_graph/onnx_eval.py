@@ -48,19 +48,19 @@ class RunSettings:
     optimization: str = "all"
     """A key of providers.OPTIMIZATION_LEVELS."""
     scorer: str = "pycocotools"
-    """One of evaluate.SCORERS."""
+    """One of scorers.SCORERS."""
     limit: int | None = None
     """Score only the first images."""
 
     def reproducible(self) -> RunSettings:
-        """The same without what changes the last bits on the same machine: docs/export.md says what was measured.
+        """The same on the CPU with one thread and every optimisation; docs/export.md says what others changed.
 
         Raises:
             InputError: the provider is not the CPU.
         """
         if self.provider != "cpu":
             raise InputError(f"--reproducible is for --provider cpu; {self.provider} promises no fixed order of sums")
-        return replace(self, optimization="extended")
+        return replace(self, threads=1, optimization="all")
 
 
 @dataclass(frozen=True, slots=True)

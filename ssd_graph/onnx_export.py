@@ -124,7 +124,7 @@ def export_onnx(
     if options.precision == "fp16":
         halve(model)
     if calibration is not None:
-        model = quantise(model, _inputs(calibration, options), options.quant)
+        model = quantise(model, list(_inputs(calibration, options)), options.quant)
     for key, value in _metadata(checkpoint, config, options, calibration).items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)

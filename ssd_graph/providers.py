@@ -79,7 +79,7 @@ def _open(model: bytes, provider: str, threads: int, optimization: str) -> Sessi
         session = onnxruntime.InferenceSession(
             model,
             _options(threads, optimization),
-            providers=[name, *_BEHIND.get(provider, [_CPU])],
+            providers=[(name, _own_options(provider, threads)), *_BEHIND.get(provider, [_CPU])],
             enable_fallback=0,
         )
     except Exception as error:
@@ -100,6 +100,11 @@ def _open(model: bytes, provider: str, threads: int, optimization: str) -> Sessi
 def reason_of(error: Exception) -> str:
     """The first line of an onnxruntime error, kept short."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _own_options(provider: str, threads: int) -> dict[str, str]:
+    """What a provider must be told itself; OpenVINO has threads of its own."""
+    return {"num_of_threads": str(threads)} if provider == "openvino" else {}
 
 
 def _options(threads: int, optimization: str) -> onnxruntime.SessionOptions:

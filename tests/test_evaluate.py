@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from ssd_graph.cli import InputError
 from ssd_graph.evaluate import (
-    SCORERS,
     STAT_NAMES,
     CocoScorer,
     DetectionRows,
@@ -24,6 +23,7 @@ from ssd_graph.evaluate import (
     load_detections,
     sha256_of,
 )
+from ssd_graph.scorers import SCORERS
 
 
 def rows_of(*detections):

@@ -3,7 +3,7 @@
     python tools/eval_onnx.py model.onnx                     # ./coco, results into the model's folder
     python tools/eval_onnx.py model.onnx --data /data/coco --out scores --report
     python tools/eval_onnx.py model.onnx --provider cuda     # or tensorrt, openvino, cann, auto
-    python tools/eval_onnx.py model.onnx --reproducible      # what --verify expects to repeat bit by bit
+    python tools/eval_onnx.py model.onnx --reproducible      # the same bits whatever the batch size
     python tools/eval_onnx.py model.onnx --verify scores/summary.json
 
 Writes summary.json (the twelve COCO numbers, AP by class, fingerprints, versions, speed), detections.json in
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
     how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
-    how.add_argument("--reproducible", action="store_true", help="CPU, no layouts of this processor's own")
+    how.add_argument("--reproducible", action="store_true", help="one CPU thread, every optimisation")
 
     output = result.add_argument_group("output")
     output.add_argument("--out", type=Path, help="results folder (default: the model's)")
