@@ -14,7 +14,7 @@ from ssd_graph.compare import MIN_IMAGES, compare, load_evaluation
 from ssd_graph.evaluate import STAT_NAMES, CocoScorer, DetectionRows, detections_json, sha256_of
 from ssd_graph.onnx_eval import OnnxResult, write_result
 from ssd_graph.shapes import write_shapes
-from tests.report.conftest import made_detections
+from tests.report.conftest import made_detections, true_detections
 
 TOOL = Path(__file__).parent.parent / "tools" / "compare.py"
 
@@ -88,19 +88,11 @@ def test_a_class_that_is_lost_is_found_first(data, split, good, tmp_path):
 
 def test_intervals_are_of_their_own_overlap(data, split, tmp_path):
     """The ground truth itself, and with 72 % of its height: all that changes lies above an IoU of 0.7."""
-    boxes, labels = split.boxes * np.tile(split.sizes, 2)[owner_of(split)], np.array(split.categories.ids)
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    rows = DetectionRows(split.image_ids[owner_of(split)], labels[split.labels - 1], xywh, np.full(len(xywh), 0.5))
-    flat = DetectionRows(rows.image_ids, rows.category_ids, xywh * [1, 1, 1, 0.72], rows.scores)
-    stats = compared(data, *(write(tmp_path / n, split, r) for n, r in (("a", rows), ("b", flat)))).stats
+    whole, flat = true_detections(split), true_detections(split, height=0.72)
+    stats = compared(data, *(write(tmp_path / n, split, r) for n, r in (("a", whole), ("b", flat)))).stats
     assert (stats["AP50"].low, stats["AP50"].high) == pytest.approx((0, 0))
     assert (stats["AP75"].low, stats["AP75"].high) == pytest.approx((-1, -1))
     assert (stats["AP"].low, stats["AP"].high) == pytest.approx((-0.5, -0.5))
-
-
-def owner_of(split):
-    """The image of every box of a split without left-out images."""
-    return np.repeat(np.arange(len(split)), np.diff(split.offsets))
 
 
 def test_the_classes_that_change_most_come_first(data, split, good, tmp_path):
