@@ -14,14 +14,14 @@ from ssd_graph.compare import MIN_IMAGES, compare, load_evaluation
 from ssd_graph.evaluate import STAT_NAMES, CocoScorer, DetectionRows, detections_json, sha256_of
 from ssd_graph.onnx_eval import OnnxResult, write_result
 from ssd_graph.shapes import write_shapes
-from tests.report.conftest import made_detections
+from tests.report.conftest import made_detections, true_detections
 
 TOOL = Path(__file__).parent.parent / "tools" / "compare.py"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A generated COCO folder of 40 images, on most of which each class is seen ten times and more."""
+    """A generated COCO folder of 60 images with enough objects of every class."""
     root = tmp_path_factory.mktemp("compare_data")
     write_shapes(root, {"val": 60})
     return root
@@ -84,6 +84,32 @@ def test_a_class_that_is_lost_is_found_first(data, split, good, tmp_path):
     table = comparison.table(num_classes=1)
     assert table.splitlines()[-1].startswith("star ")
     assert table.splitlines()[-1].endswith(f"({comparison.num_objects['star']} objects)")
+
+
+def test_intervals_are_of_their_own_overlap(data, split, tmp_path):
+    """The ground truth itself, and with 72 % of its height: all that changes lies above an IoU of 0.7."""
+    whole, flat = true_detections(split), true_detections(split, height=0.72)
+    stats = compared(data, *(write(tmp_path / n, split, r) for n, r in (("a", whole), ("b", flat)))).stats
+    assert (stats["AP50"].low, stats["AP50"].high) == pytest.approx((0, 0))
+    assert (stats["AP75"].low, stats["AP75"].high) == pytest.approx((-1, -1))
+    assert (stats["AP"].low, stats["AP"].high) == pytest.approx((-0.5, -0.5))
+
+
+def test_the_classes_that_change_most_come_first(data, split, good, tmp_path):
+    rows = made_detections(split)
+    fewer = DetectionRows(*(column[~np.isin(rows.category_ids, (3, 7)) | (rows.scores > 0.7)] for column in rows))
+    other = write(tmp_path / "other", split, without_class(fewer, 11))
+    lines = compared(data, good, other).table().splitlines()
+    changes = [abs(float(line.split()[3])) for line in lines if "objects)" in line]
+    assert len(changes) > 2
+    assert changes == sorted(changes, reverse=True)
+
+
+def test_sizes_without_objects_have_no_numbers(data, split, good, tmp_path):
+    stats = {**json.loads(good.read_text())["stats"], "APs": -1.0}
+    path = write(tmp_path / "other", split, made_detections(split), stats=stats)
+    small = compared(data, path, path).stats["APs"]
+    assert (small.a, small.b, small.difference) == (None, None, None)
 
 
 def test_exchanging_the_sides_changes_the_signs(data, split, good, tmp_path):

@@ -42,6 +42,15 @@ def made_detections(split, seed=0, keep=0.8):
     return join_rows(parts)
 
 
+def true_detections(split, height=1.0):
+    """Every box of a split whose images all have one, cut to a share of its height, which is then its IoU."""
+    owner = np.repeat(np.arange(len(split)), np.diff(split.offsets))
+    xyxy = split.boxes * np.tile(split.sizes, 2)[owner]
+    xywh = np.concatenate([xyxy[:, :2], (xyxy[:, 2:] - xyxy[:, :2]) * [1, height]], 1)
+    categories = np.array(split.categories.ids)[split.labels - 1]
+    return DetectionRows(split.image_ids[owner], categories, xywh, np.full(len(xywh), 0.5))
+
+
 def as_result(split, rows, preset="ssd300-nano", num_images=None):
     """What `evaluate_onnx` returns for these detections on the first images."""
     num_images = len(split) if num_images is None else num_images

@@ -29,6 +29,11 @@ def test_the_table_has_every_count_in_its_place():
     ]
 
 
+def test_a_cell_is_tinted_by_its_share_of_the_row():
+    shares = re.findall(r"--share:([\d.]+)", confusion(MATRIX, ["cat", "dog"]))
+    assert [float(share) for share in shares] == [0.7, 0.2, 0.1, 0, 0.429, 0.571, 1, 0]
+
+
 def test_the_shares_are_of_the_objects():
     text = re.sub("<.*?>", " ", confusion(MATRIX, ["cat", "dog"]))
     assert re.search(r"Of 17 objects\s+10\s+found\s+59%\s+2\s+taken for another class\s+12%\s+5\s+missed\s+29%", text)
