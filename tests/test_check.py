@@ -161,6 +161,12 @@ def test_the_cleaned_copy_is_clean_and_loads(root):
     assert json.loads(split.annotation_file.read_text())["info"] == {"year": 2017}
 
 
+def test_a_copy_never_replaces_what_was_checked(root):
+    check = check_folder(root, ("train",))[0]
+    with pytest.raises(InputError, match="never overwritten"):
+        write_cleaned(check, check.annotation_file)
+
+
 def run(*arguments, cwd):
     environment = {k: v for k, v in os.environ.items() if k != "SSD_GRAPH_DATA"}
     command = [sys.executable, str(TOOL), *map(str, arguments)]

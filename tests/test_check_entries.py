@@ -60,6 +60,7 @@ def test_a_repeated_category_is_found():
         *(image(2, **{key: value}) for key in ("id", "width", "height") for value in ("x", None, 1.5, True, HUGE, [])),
         *(image(2, width=width) for width in (0, -1, 2**31, float("nan"), float("inf"))),
         *(image(2, file_name=name) for name in (None, 5, [])),
+        image(2**63),
     ],
 )
 def test_an_unusable_image_is_found(entry):
@@ -102,7 +103,11 @@ def test_a_name_that_leaves_the_folder_is_found(name):
     "entry",
     [
         *(None, 5, "x", [], {}),
-        *(annotation(2, **{key: value}) for key in ("image_id", "category_id") for value in ("1", None, 1.5, HUGE, {})),
+        *(
+            annotation(2, **{key: value})
+            for key in ("image_id", "category_id")
+            for value in ("1", None, 1.5, 2**63, HUGE, {})
+        ),
         *(annotation(2) | {"bbox": box} for box in (None, "box!", [], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "3", 4])),
         *(annotation(2) | {"bbox": [1, 2, 3, bad]} for bad in (None, True, HUGE, [])),
     ],

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import time
 
 import pytest
 
@@ -53,9 +54,11 @@ def test_a_reset_connection_is_taken_up_too(server, tmp_path, capfd):
 
 def test_a_silent_server_is_asked_again(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("ssd_graph.fetch._TIMEOUT", 0.1)
+    begin = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(InputError, match="timed out"):
         fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a", tmp_path / "a.part", 10, NO_WAIT)
     assert capfd.readouterr().err.count("timed out") == len(NO_WAIT)
+    assert time.monotonic() - begin < 5
 
 
 def test_a_server_without_ranges_begins_anew(server, tmp_path):
@@ -67,6 +70,14 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(server, tmp_path):
     server.ranges, server.faults = False, [100_000] * 10
     assert "go on from byte 100,000" in refused(server, tmp_path)
     assert len(server.log) == 4
+
+
+def test_a_part_begun_anew_is_no_longer_than_what_came(server, tmp_path):
+    server.ranges, server.faults = False, [100_000, 50_000, 0, 0, 0]
+    assert "go on from byte 0" in refused(server, tmp_path)
+    server.faults = [100_000, 50_000, "404"]
+    assert "answers 404" in refused(server, tmp_path)
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:50_000]
 
 
 def test_an_overloaded_server_is_asked_again(server, tmp_path):
