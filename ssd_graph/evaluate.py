@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
 from ssd_graph.scorers import quiet, scorer_classes
