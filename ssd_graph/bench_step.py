@@ -125,7 +125,7 @@ def _eager_step(preset: str, batch: Batch, amp: Amp, device: torch.device) -> Ca
         for name, child in module.named_children():
             if isinstance(child, BatchNorm2d):
                 setattr(module, name, nn.BatchNorm2d(child.weight.numel()))
-    model = model.to(device).to(memory_format=torch.channels_last).train()
+    model = model.to(device).train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=1.3e-4, fused=True)
     targets = match(batch.boxes, batch.labels, device_default_boxes(device), torch.float32)
     images = batch.images.permute(0, 3, 1, 2).float().sub(114).div(57).to(memory_format=torch.channels_last)
