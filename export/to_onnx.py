@@ -48,8 +48,6 @@ def main() -> None:
     out = args.out or args.checkpoint.with_suffix(".onnx")
     if out == args.checkpoint:
         raise InputError(f"{out} is the checkpoint itself; name another file with --out")
-    if args.calibration and not args.int8:
-        raise InputError("--calibration is for --int8; leave it out or add --int8")
     precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     options = ExportOptions(raw=args.raw, batch=args.batch, opset=args.opset, precision=precision)
     checkpoint = load_checkpoint(args.checkpoint)

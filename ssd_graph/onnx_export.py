@@ -115,8 +115,8 @@ def export_onnx(
         InputError: the file cannot be made as asked or does not do what torch does; nothing is written.
     """
     opset = options.resolved_opset()
-    if options.precision == "int8" and calibration is None:
-        raise InputError("--int8 measures activations on images like those to come; give --calibration a folder")
+    if (options.precision == "int8") != (calibration is not None):
+        raise InputError("--int8 and --calibration belong together: 8-bit ranges are measured on images like yours")
     detector = Detector(checkpoint, config)
     model = translate(detector, raw=options.raw, batch=options.batch, opset=opset)
     lower_opset(model, opset)

@@ -19,6 +19,9 @@ from ssd_graph.coco import Categories
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
 from ssd_graph.providers import Session, open_session, reason_of
 
+_LARGEST_FILE = 2**31 - 1
+"""Bytes; protobuf's limit."""
+
 _SIDE = IMAGE_SIZE
 
 _FORMS: dict[str, tuple[list[Any], list[str]]] = {
@@ -45,6 +48,8 @@ class OnnxDetector:
         """
         if not path.is_file():
             raise InputError(f"no file {path}; make it with `python export/to_onnx.py ckpt.pth`")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InputError(f"{path} is larger than 2 GiB, more than an ONNX file can be; export the checkpoint again")
         content = path.read_bytes()
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.threads, self.optimization = threads or os.cpu_count() or 1, optimization

@@ -122,7 +122,7 @@ def test_evaluating_something_that_is_not_onnx_is_refused(tiny_coco, tmp_path):
 
 
 def test_eight_bits_without_calibration_are_refused(trained, tmp_path):
-    assert "give --calibration a folder" in refused(
+    assert "--int8 and --calibration belong together" in refused(
         EXPORT, trained / "last.pth", "--out", "a.onnx", "--int8", cwd=tmp_path
     )
 

@@ -147,7 +147,7 @@ def test_half_precision_takes_half_the_space_and_stays_close(checkpoint, trained
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int8"}, "--calibration"),
+        ({"precision": "int8"}, "belong together"),
         ({"precision": "int8", "raw": True, "opset": 11}, "needs opset 13"),
     ],
 )

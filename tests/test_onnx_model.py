@@ -60,6 +60,13 @@ def test_a_claim_of_ten_gigabytes_elsewhere_is_refused(model, tmp_path):
     refused(external(model, "huge.bin", length=10**10), tmp_path, "not an ONNX model that onnxruntime can load")
 
 
+def test_a_file_of_ten_gigabytes_is_not_read(tmp_path):
+    with open(tmp_path / "hostile.onnx", "wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(InputError, match=r"hostile\.onnx is larger than 2 GiB"):
+        OnnxDetector(tmp_path / "hostile.onnx")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 1000, b"PK\x03\x04"])
 def test_what_is_no_onnx_model_is_refused(content, tmp_path):
     refused(content, tmp_path, "is not an ONNX model|was not made by export/to_onnx.py")

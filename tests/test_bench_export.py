@@ -1,0 +1,45 @@
+"""The benchmark's figures are of the models it was given, and its ratios follow from its speeds."""
+
+import argparse
+import json
+import shutil
+
+import pytest
+
+from ssd_graph.bench_export import FORMS, accuracy, add_flags, run, speed
+from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.coco import load_split
+
+
+@pytest.fixture(scope="module")
+def models(trained, tmp_path_factory):
+    """A folder in which every form is the same detector."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in FORMS:
+        shutil.copy(trained / "model.onnx", folder / f"{name}.onnx")
+    return folder
+
+
+def test_the_ratios_follow_from_the_speeds(models, tiny_coco):
+    figures = speed(models, load_split(tiny_coco, "val"), threads=1, rounds=2, limit=6)
+    rate = {name: figures[f"{name}_images_per_second"] for name in (*FORMS, "evaluator")}
+    assert figures["int8_gain"] == rate["int8"] / rate["fp32"]
+    assert figures["evaluator_share"] == rate["evaluator"] / rate["fp32"]
+    assert figures["postprocessing_share"] == pytest.approx(rate["raw"] / rate["fp32"] - 1)
+    assert 0.3 < figures["int8_gain"] < 3
+
+
+def test_torch_and_the_exported_detector_score_the_same(models, trained, tiny_coco):
+    figures = accuracy(load_checkpoint(trained / "last.pth"), models, load_split(tiny_coco, "val"))
+    assert figures["fp32"]["AP"] == pytest.approx(figures["torch"]["AP"], abs=1e-6)
+    assert figures["fp32"]["detections"] == figures["torch"]["detections"] > 0
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_runs_from_a_checkpoint(trained, tiny_coco, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = [trained / "last.pth", "--data", tiny_coco, "--models", tmp_path, "--rounds", 1, "--limit", 4]
+    figures = run(parser.parse_args([str(f) for f in flags]))
+    assert {f.stem for f in tmp_path.iterdir()} == set(FORMS)
+    assert json.loads(json.dumps(figures)) == figures
