@@ -224,10 +224,11 @@ def _lines(comparison: Comparison, num_classes: int) -> Iterator[str]:
     if largest:
         certain = sum(not change.includes_zero for change in tested.values())
         yield (
-            f"\nAP of the classes that change most. Of {len(tested)} classes on {MIN_IMAGES} images or more, {certain} "
-            f"have an interval\nwithout 0; where nothing truly changed, about {(1 - LEVEL) * len(tested):.0f} would.\n"
+            "\nAP of the classes that change most. The interval leaves out 0 for "
+            f"{certain} of {len(tested)} classes on {MIN_IMAGES} images\n"
+            f"or more; if nothing truly changed, it would for about {(1 - LEVEL) * len(tested):.1g}.\n"
         )
-        yield f"{head}"
+        yield head
         yield from (
             f"{_row(f'{name:{width}}', tested[name])}  ({comparison.num_objects[name]} objects)" for name in largest
         )
