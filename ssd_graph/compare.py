@@ -225,10 +225,11 @@ def _lines(comparison: Comparison, num_classes: int) -> Iterator[str]:
         certain = sum(not change.includes_zero for change in tested.values())
         by_chance = (1 - LEVEL) * len(tested)
         yield (
-            f"\nAP of the classes that change most. The interval leaves out 0 for {certain} of {len(tested)} "
-            f"classes on {MIN_IMAGES} images\nor more; if nothing truly changed, it would for about {by_chance:.1g}.\n"
+            "\nAP of the classes that change most. The interval leaves out 0 for "
+            f"{certain} of {len(tested)} classes on {MIN_IMAGES} images\n"
+            f"or more; if nothing truly changed, it would for about {(1 - LEVEL) * len(tested):.1g}.\n"
         )
-        yield f"{head}"
+        yield head
         yield from (
             f"{_row(f'{name:{width}}', tested[name])}  ({comparison.num_objects[name]} objects)" for name in largest
         )
