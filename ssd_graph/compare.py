@@ -223,7 +223,6 @@ def _lines(comparison: Comparison, num_classes: int) -> Iterator[str]:
     yield f"\n{comparison.verdict()}"
     if largest:
         certain = sum(not change.includes_zero for change in tested.values())
-        by_chance = (1 - LEVEL) * len(tested)
         yield (
             "\nAP of the classes that change most. The interval leaves out 0 for "
             f"{certain} of {len(tested)} classes on {MIN_IMAGES} images\n"
