@@ -43,7 +43,7 @@ def main() -> None:
     args = parser().parse_args()
     from ssd_graph.checkpoint import load_checkpoint
     from ssd_graph.config import EvalConfig
-    from ssd_graph.onnx_export import ExportOptions, export_onnx, sample_images
+    from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 
     out = args.out or args.checkpoint.with_suffix(".onnx")
     if out == args.checkpoint:

@@ -19,12 +19,12 @@ from ssd_graph.cli import positive
 from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.config import EvalConfig
 from ssd_graph.evaluate import CocoScorer, DetectionRows, detection_rows, join_rows
-from ssd_graph.machine import processor, versions
-from ssd_graph.onnx_eval import RunSettings, evaluate_onnx, image_batches
-from ssd_graph.onnx_export import ExportOptions, export_onnx, sample_images
-from ssd_graph.onnx_model import OnnxDetector
-from ssd_graph.onnx_translate import Detector
-from ssd_graph.raw import network_input
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches
+from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
+from ssd_graph.onnx_model.machine import processor, versions
+from ssd_graph.onnx_model.raw import network_input
+from ssd_graph.onnx_model.translate import Detector
 from ssd_graph.shapes import data_root
 
 FORMS = {

@@ -35,7 +35,7 @@ def trained(tiny_coco, tmp_path_factory):
     """The folder of a six-step run of ssd300-nano on tiny_coco: last.pth, best.pth, metrics.jsonl, model.onnx."""
     from ssd_graph.checkpoint import load_checkpoint
     from ssd_graph.config import EvalConfig
-    from ssd_graph.onnx_export import export_onnx, sample_images
+    from ssd_graph.onnx_model.export import export_onnx, sample_images
 
     out = tmp_path_factory.mktemp("trained")
     train_tiny(tiny_coco, out, max_steps=6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssd_graph.coco import load_split
-from ssd_graph.onnx_eval import evaluate_onnx
+from ssd_graph.onnx_model.evaluate import evaluate_onnx
 
 REPOSITORY = Path(__file__).parent.parent
 TRAIN, EXPORT, EVALUATE, PREDICT = (

@@ -12,7 +12,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.coco import load_split
 from ssd_graph.compare import MIN_IMAGES, compare, load_evaluation
 from ssd_graph.evaluate import STAT_NAMES, CocoScorer, DetectionRows, detections_json, sha256_of
-from ssd_graph.onnx_eval import OnnxResult, write_result
+from ssd_graph.onnx_model.evaluate import OnnxResult, write_result
 from ssd_graph.shapes import write_shapes
 from tests.report.conftest import made_detections, true_detections
 

@@ -13,10 +13,10 @@ from ssd_graph.checkpoint import load_checkpoint
 from ssd_graph.coco import load_split
 from ssd_graph.config import EvalConfig
 from ssd_graph.metrics import read_records
-from ssd_graph.onnx_eval import evaluate_onnx
-from ssd_graph.onnx_export import export_onnx, sample_images
-from ssd_graph.onnx_model import OnnxDetector
-from ssd_graph.onnx_translate import Detector
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.evaluate import evaluate_onnx
+from ssd_graph.onnx_model.export import export_onnx, sample_images
+from ssd_graph.onnx_model.translate import Detector
 from ssd_graph.parity import largest_difference
 from ssd_graph.transforms import decode, preprocess
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.onnx_eval import OnnxDetector
+from ssd_graph.onnx_model.evaluate import OnnxDetector
 from ssd_graph.transforms import decode
 
 REPOSITORY = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def calls(file):
 
 def test_only_the_downloader_knows_the_network():
     assert {f.name for f in SOURCES if NETWORK & set(imported(f))} == {"fetch.py", "download.py"}
-    users = {f.name for f in SOURCES if f.name != "download.py" and "ssd_graph.download" in f.read_text()}
+    users = {f.name for f in SOURCES if f.name != "download.py" and "ssd_graph.download.coco" in f.read_text()}
     assert users == {"download_coco.py"}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ssd_graph.cli import run
 from ssd_graph.coco import DEFAULT_ROOT
-from ssd_graph.download import ANNOTATIONS, MIRROR, TRAIN, VAL, download_coco
+from ssd_graph.download.coco import ANNOTATIONS, MIRROR, TRAIN, VAL, download_coco
 
 
 def main() -> None:

@@ -48,8 +48,8 @@ def main() -> int:
     """Read the flags, evaluate, and write or compare the results."""
     args = parser().parse_args()
     from ssd_graph.coco import load_split
-    from ssd_graph.onnx_eval import RunSettings, evaluate_onnx, write_result
-    from ssd_graph.reproduce import compare, load_recorded
+    from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+    from ssd_graph.onnx_model.reproduce import compare, load_recorded
     from ssd_graph.shapes import data_root
 
     recorded = load_recorded(args.verify) if args.verify else None

@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
-    from ssd_graph.onnx_model import OnnxDetector
-    from ssd_graph.predict import find_images, predict
+    from ssd_graph.onnx_model.detector import OnnxDetector
+    from ssd_graph.onnx_model.predict import find_images, predict
 
     detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
     records = predict(detector, find_images(args.images), args.out, least_score=args.score)

@@ -16,7 +16,7 @@ from ssd_graph.cli import atomic_write
 from ssd_graph.coco import CocoSplit
 from ssd_graph.diagnosis import Matches, Outcome, Sweep, confusion_matrix, match, outcome, sweep
 from ssd_graph.evaluate import CocoScorer, CocoScores
-from ssd_graph.onnx_eval import OnnxResult
+from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report.confusion import confusion
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
 from ssd_graph.report.pictures import picture, ranked_images

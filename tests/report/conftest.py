@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssd_graph.coco import load_split
 from ssd_graph.evaluate import CocoScorer, DetectionRows, join_rows
-from ssd_graph.onnx_eval import OnnxResult
+from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report import write_report
 
 TRAINING = "".join(

@@ -1,0 +1,1 @@
+"""tools/check_coco.py: what is wrong with a COCO folder."""

@@ -1,0 +1,1 @@
+"""tools/download_coco.py: COCO from its servers, whole or not at all."""

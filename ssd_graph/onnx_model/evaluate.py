@@ -1,0 +1,190 @@
+"""Score an exported model on a COCO folder with onnxruntime; torch is not needed and not imported."""
+
+# N images
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.coco import CocoSplit
+from ssd_graph.evaluate import (
+    CocoScorer,
+    CocoScores,
+    DetectionRows,
+    detection_rows,
+    detections_json,
+    join_rows,
+    sha256_of,
+)
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.machine import processor, versions
+from ssd_graph.transforms import decode, preprocess
+
+_BATCHES_AHEAD = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """How an evaluation runs; what a summary records and `--verify` repeats."""
+
+    provider: str = "cpu"
+    """A key of providers.PROVIDERS, or "auto"."""
+    threads: int | None = None
+    """onnxruntime's; None for all cores."""
+    batch_size: int | None = None
+    """None for the model's if that is fixed, else 8."""
+    optimization: str = "all"
+    """A key of providers.OPTIMIZATION_LEVELS."""
+    scorer: str = "pycocotools"
+    """One of scorers.SCORERS."""
+    limit: int | None = None
+    """Score only the first images."""
+
+    def reproducible(self) -> RunSettings:
+        """The same on the CPU with one thread and every optimisation; docs/export.md says what others changed.
+
+        Raises:
+            InputError: the provider is not the CPU.
+        """
+        if self.provider != "cpu":
+            raise InputError(f"--reproducible is for --provider cpu; {self.provider} promises no fixed order of sums")
+        return replace(self, threads=1, optimization="all")
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxResult:
+    """An evaluation's outcome."""
+
+    rows: DetectionRows
+    scores: CocoScores
+    summary: dict[str, Any]
+    """What `summary.json` holds."""
+
+    def describe(self) -> str:
+        """The scorer's table, AP by class, and how the evaluation ran."""
+        width = max(len(name) for name in self.scores.per_class)
+        classes = (
+            f"  {name:{width}}  " + ("no ground truth" if ap is None else f"{ap:.4f}")
+            for name, ap in self.scores.per_class.items()
+        )
+        summary, run = self.summary, self.summary["run"]
+        nodes = ", ".join(f"{count} nodes on {name}" for name, count in run["num_nodes"].items())
+        return "\n".join(
+            (
+                self.scores.table,
+                *classes,
+                f"provider {run['provider']} ({nodes or 'nodes unknown'}), {run['threads']} threads, "
+                f"batch {run['batch_size']}, graph optimization {run['optimization']}",
+                f"{summary['num_images']} images at {summary['images_per_second']:.1f} images/s, "
+                f"{summary['num_detections']} detections {summary['detections_sha256'][:16]}",
+            )
+        )
+
+
+def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSettings()) -> OnnxResult:
+    """Run `model` on `split` and score its detections.
+
+    Raises:
+        InputError: the model cannot be used as told, or its categories are not the data set's.
+    """
+    scorer = CocoScorer(split.annotation_file, settings.scorer)
+    detector = OnnxDetector(
+        model, provider=settings.provider, threads=settings.threads, optimization=settings.optimization
+    )
+    unknown = set(detector.categories.ids) - set(split.categories.ids)
+    if unknown:
+        raise InputError(
+            f"{model} detects category {min(unknown)}, which {split.annotation_file} does not have; "
+            "give the --data the model was trained for"
+        )
+    batch_size = settings.batch_size or detector.batch_size or 8
+    if detector.batch_size not in (None, batch_size):
+        raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
+    if settings.limit is not None:
+        split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
+    pixels = hashlib.sha256()
+    begin = time.perf_counter()
+    rows = join_rows(list(_detect(detector, split, batch_size, pixels)))
+    seconds = time.perf_counter() - begin
+    scores = scorer.score(rows, split.image_ids)
+    summary = {
+        "stats": scores.stats,
+        "per_class": scores.per_class,
+        "num_images": len(split),
+        "num_detections": len(rows),
+        "images_per_second": round(len(split) / seconds, 3),
+        "detections_sha256": sha256_of(detections_json(rows)),
+        "pixels_sha256": pixels.hexdigest(),
+        "model": {"file": model.name, **detector.describe()},
+        "annotations": {"file": split.annotation_file.name, "sha256": _sha256_of_file(split.annotation_file)},
+        "run": {
+            **asdict(settings),
+            "provider": detector.session.provider,
+            "num_nodes": detector.session.num_nodes,
+            "threads": detector.threads,
+            "batch_size": batch_size,
+            "processor": processor(),
+        },
+        "versions": versions(),
+    }
+    return OnnxResult(rows, scores, summary)
+
+
+def _sha256_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_result(result: OnnxResult, out: Path) -> None:
+    """Write `detections.json` and `summary.json` into the folder `out`."""
+    for name, text in (
+        ("detections.json", detections_json(result.rows)),
+        ("summary.json", json.dumps(result.summary, indent=2) + "\n"),
+    ):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text)
+
+
+def image_batches(paths: list[Path], batch_size: int) -> Iterator[np.ndarray]:
+    """Preprocessed batches, uint8 [N, 300, 300, 3], read and decoded while the caller works on earlier ones.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+
+    def load(path: Path) -> np.ndarray:
+        return preprocess(decode(path))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+        queue: deque[list[Future[np.ndarray]]] = deque()
+        starts = iter(range(0, len(paths), batch_size))
+        try:
+            while True:
+                while len(queue) < _BATCHES_AHEAD and (start := next(starts, None)) is not None:
+                    queue.append([pool.submit(load, path) for path in paths[start : start + batch_size]])
+                if not queue:
+                    return
+                yield np.stack([future.result() for future in queue.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _detect(detector: OnnxDetector, split: CocoSplit, batch_size: int, pixels: Any) -> Iterator[DetectionRows]:
+    """Detections batch by batch; the network's inputs are added to the hash `pixels` in image order."""
+    start = 0
+    for images in image_batches([split.path(i) for i in range(len(split))], batch_size):
+        pixels.update(images)
+        rows = slice(start, start + len(images))
+        yield detection_rows(split.image_ids[rows], split.sizes[rows], *detector(images))
+        start += len(images)

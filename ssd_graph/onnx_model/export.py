@@ -1,0 +1,226 @@
+"""Checkpoint -> one self-describing .onnx file, in one of two forms.
+
+The detector holds the network and its postprocessing: input `images`, uint8 RGB [N, 300, 300, 3]; outputs
+`num_detections` int64 [N], `boxes` float32 [N, 200, 4] (xyxy relative to the image, not clipped), `scores`
+float32 [N, 200] and `labels` int64 [N, 200] (category ids), best first and zero behind `num_detections`.
+
+The raw form is the network alone, with the names that inference code for Ascend expects: input `image`,
+float32 [N, 3, 300, 300], normalised; outputs `ploc` [N, 4, A] and `plabel` [N, C, A].
+"""
+
+# N images, M sample images, A default boxes, C classes
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+import ssd_graph
+from ssd_graph.checkpoint import Checkpoint
+from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
+from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
+from ssd_graph.onnx_model.quantize import QuantConfig, quantise
+from ssd_graph.onnx_model.raw import network_input
+from ssd_graph.onnx_model.translate import Detector, translate
+from ssd_graph.parity import signal_to_noise, unexplained
+from ssd_graph.shapes import draw_image
+from ssd_graph.transforms import decode, preprocess
+
+OPSET = 18
+"""Of detectors: old enough for CANN's and TensorRT's converters."""
+
+RAW_OPSET = 11
+"""Of raw models: that of the published inference code for Ascend, which ATC reads."""
+
+INT8_OPSET = 13
+"""The first with a scale for each channel."""
+
+PARITY = 1e-4
+"""Largest difference of scores and boxes from the postprocessing's rules that passes the check.
+
+A trained network stays below 1e-5. After thirty steps logits reach 150, and rounding alone gave 1.04e-5.
+"""
+
+LEAST_SIGNAL_TO_NOISE = {"fp32": 80.0, "fp16": 40.0, "int8": 10.0}
+"""By precision, in dB: how far below torch's float32 outputs the network's errors must stay."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """What file is wanted."""
+
+    raw: bool = False
+    """The network alone."""
+    batch: int | None = None
+    """Images a call takes; None for any number."""
+    opset: int | None = None
+    """None for OPSET or RAW_OPSET; in 8 bits, for INT8_OPSET at least."""
+    precision: str = "fp32"
+    """A key of LEAST_SIGNAL_TO_NOISE."""
+    quant: QuantConfig = field(default_factory=QuantConfig)
+
+    def resolved_opset(self) -> int:
+        """The opset to write.
+
+        Raises:
+            InputError: it cannot hold what is wanted.
+        """
+        least = INT8_OPSET if self.precision == "int8" else 0
+        opset = self.opset or max(least, RAW_OPSET if self.raw else OPSET)
+        if opset < least:
+            raise InputError(f"--int8 needs opset {least} or newer; give no --opset {opset}")
+        return opset
+
+
+class Verification(NamedTuple):
+    """What the finished file did on the samples."""
+
+    signal_to_noise: float
+    """dB, of the network's outputs against torch in float32; the worse of the two."""
+    difference: float | None
+    """Of detections from what the rules make of the network's outputs (torch's for "fp32"); None for raw."""
+
+    def describe(self) -> str:
+        """The figures in words."""
+        network = f"the network's outputs are {self.signal_to_noise:.0f} dB above their errors against torch"
+        if self.difference is None:
+            return network
+        return f"{network}, detections differ by at most {self.difference:.1e}"
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    samples: np.ndarray,
+    config: EvalConfig,
+    options: ExportOptions = ExportOptions(),
+    calibration: np.ndarray | None = None,
+) -> Verification:
+    """Write `path`, checked by onnx.checker and against torch on `samples`.
+
+    Args:
+        samples: uint8 RGB [M, 300, 300, 3], M >= 1.
+        calibration: likewise; what "int8" measures activations on, else None.
+
+    Raises:
+        InputError: the file cannot be made as asked or does not do what torch does; nothing is written.
+    """
+    opset = options.resolved_opset()
+    if (options.precision == "int8") != (calibration is not None):
+        raise InputError("--int8 and --calibration belong together: 8-bit ranges are measured on images like yours")
+    detector = Detector(checkpoint, config)
+    model = translate(detector, raw=options.raw, batch=options.batch, opset=opset)
+    lower_opset(model, opset)
+    outputs = network_outputs(model)
+    if options.precision == "fp16":
+        halve(model)
+    if calibration is not None:
+        model = quantise(model, list(_inputs(calibration, options)), options.quant)
+    for key, value in _metadata(checkpoint, config, options, calibration).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    verification = _verify(model, outputs, detector, samples, options)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return verification
+
+
+def sample_images(folder: Path | None, count: int = 4) -> np.ndarray:
+    """The first `count` images of a folder, preprocessed; without a folder, generated ones.
+
+    Raises:
+        InputError: the folder holds no readable image.
+    """
+    if folder is None:
+        return np.stack([preprocess(draw_image(np.random.default_rng(i))[0]) for i in range(count)])
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise InputError(f"no .jpg or .png in {folder}; give a folder of images")
+    return np.stack([preprocess(decode(file)) for file in files[:count]])
+
+
+def _inputs(images: np.ndarray, options: ExportOptions) -> Iterator[np.ndarray]:
+    """The model's inputs for uint8 images [M, 300, 300, 3]; a static batch is filled up from the front."""
+    size = options.batch or 1
+    for start in range(0, len(images), size):
+        batch = images[np.arange(start, start + size) % len(images)]
+        yield network_input(batch) if options.raw else batch
+
+
+def _metadata(
+    checkpoint: Checkpoint, config: EvalConfig, options: ExportOptions, calibration: np.ndarray | None
+) -> dict[str, str]:
+    """What a user of the file needs to know, as JSON values by name."""
+    values = {
+        "format": "ssd_graph raw 1" if options.raw else "ssd_graph detections 1",
+        "preset": checkpoint.model.preset,
+        "precision": options.precision,
+        "category_ids": checkpoint.categories.ids,
+        "category_names": checkpoint.categories.names,
+        "input_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "resize": "whole image to input_size, Pillow BILINEAR (antialiased), aspect ratio not kept",
+        "normalisation": "by the user: (RGB / 255 - pixel_mean) / pixel_std" if options.raw else "inside the model",
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
+        **asdict(config),
+        "default_boxes": asdict(SSD300_BOXES),
+        "checkpoint_sha256": checkpoint.sha256,
+        "checkpoint_step": checkpoint.step,
+        "versions": {
+            "ssd_graph": ssd_graph.__version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+    if calibration is not None:
+        values["quantisation"] = {**asdict(options.quant), "num_images": len(calibration)}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def _verify(
+    model: onnx.ModelProto,
+    outputs: tuple[str, str],
+    detector: Detector,
+    samples: np.ndarray,
+    options: ExportOptions,
+) -> Verification:
+    """Compare the file with torch; `outputs` names the network's outputs inside it."""
+    with torch.no_grad():
+        expected = [o.numpy() for o in detector.predict(torch.from_numpy(samples))]
+    found = _run(tapped(model, outputs), samples, options)
+    ratio = min(signal_to_noise(e, f) for e, f in zip(expected, found, strict=True))
+    if not ratio >= (least := LEAST_SIGNAL_TO_NOISE[options.precision]):
+        raise InputError(
+            f"the network's outputs in {options.precision} are only {ratio:.0f} dB above their errors on sample images "
+            f"(limit {least:.0f} dB); nothing written"
+        )
+    if options.raw:
+        return Verification(ratio, None)
+    basis = expected if options.precision == "fp32" else found
+    decoded = detector.postprocess.decode(*(torch.from_numpy(o) for o in basis))
+    boxes, probabilities = (o.numpy() for o in decoded)
+    config = detector.postprocess.config
+    difference = unexplained(_run(model, samples, options), boxes, probabilities, detector.categories, config, PARITY)
+    if not difference <= PARITY:
+        raise InputError(
+            f"onnxruntime differs from torch by {difference:.2g} on sample images (limit {PARITY:.0e}); nothing written"
+        )
+    return Verification(ratio, difference)
+
+
+def _run(model: onnx.ModelProto, samples: np.ndarray, options: ExportOptions) -> list[np.ndarray]:
+    """Outputs of a model for all samples."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: batch}) for batch in _inputs(samples, options)]
+    return [np.concatenate([np.asarray(o) for o in column])[: len(samples)] for column in zip(*parts, strict=True)]

@@ -1,0 +1,101 @@
+"""Detections of an exported model on any images: pictures and one JSON file; torch is not needed."""
+
+# N images, D detections an image
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.draw import draw_detections
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.transforms import decode, preprocess
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The image files that arguments name: files as they are, folders and globs by their image files.
+
+    Raises:
+        InputError: an argument names no image.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_file():
+            found[path] = None
+            continue
+        names = (
+            path.iterdir()
+            if path.is_dir()
+            else map(Path, glob(argument, recursive=True) if has_magic(argument) else ())
+        )
+        images = sorted(p for p in names if p.is_file() and p.suffix.lower() in SUFFIXES)
+        if not images:
+            raise InputError(f"no image at '{argument}'; give image files, a folder of them, or a glob in quotes")
+        found.update(dict.fromkeys(images))
+    return list(found)
+
+
+def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_score: float) -> list[dict[str, Any]]:
+    """Write each image with its detections into `out`, and `predictions.json` with all of them.
+
+    Images are turned upright as their EXIF says, which evaluation on COCO does not do. Boxes in the JSON are
+    pixels of the upright image (left, top, right, bottom) and may reach beyond it.
+
+    Raises:
+        InputError: an image cannot be decoded, or a picture would overwrite one.
+    """
+    records = []
+    for path, target in _targets(paths, out).items():
+        image = ImageOps.exif_transpose(decode(path))
+        objects = _objects(detector, image, least_score)
+        picture = draw_detections(
+            image,
+            np.array([o["box_xyxy"] for o in objects]).reshape(-1, 4),
+            [f"{o['category']} {o['score']:.2f}" for o in objects],
+            [detector.categories.ids.index(o["category_id"]) for o in objects],
+        )
+        with atomic_write(target) as temporary:
+            picture.save(temporary, "JPEG", quality=92)
+        size = {"width": image.width, "height": image.height}
+        records.append({"file": str(path), "picture": target.name, **size, "objects": objects})
+    content = {"least_score": least_score, "model_sha256": detector.sha256, "images": records}
+    with atomic_write(out / "predictions.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    return records
+
+
+def _objects(detector: OnnxDetector, image: Image.Image, least_score: float) -> list[dict[str, Any]]:
+    """What is found in an image with a score of at least `least_score`, best first."""
+    num, boxes, scores, labels = (output[0] for output in detector(preprocess(image)[None]))
+    names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
+    pixels = boxes[:num].astype(np.float64) * np.tile(image.size, 2)
+    return [
+        {"category": names[label], "category_id": label, "score": score, "box_xyxy": box}
+        for label, score, box in zip(labels[:num].tolist(), scores[:num].tolist(), pixels.tolist(), strict=True)
+        if score >= least_score
+    ]
+
+
+def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """The picture to write for each image, named after it."""
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target, number = out / f"{path.stem}.jpg", 1
+        while target in targets.values():
+            number += 1
+            target = out / f"{path.stem}-{number}.jpg"
+        targets[path] = target
+    overwritten = {p.resolve() for p in paths} & {t.resolve() for t in targets.values()}
+    if overwritten:
+        raise InputError(f"the picture of {min(overwritten)} would overwrite it; choose another folder with --out")
+    return targets

@@ -1,0 +1,118 @@
+"""Does an evaluation repeat a recorded one: the same bits, the same numbers, or something else?"""
+
+# R detections
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd_graph.cli import InputError
+from ssd_graph.evaluate import DetectionRows, load_detections
+from ssd_graph.onnx_model.evaluate import OnnxResult, RunSettings
+
+SAME_NUMBERS = 1e-6
+"""Largest difference of any of the twelve numbers that still counts as the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A summary that an evaluation wrote, and its detections if they still lie beside it."""
+
+    summary: dict[str, Any]
+    rows: DetectionRows | None
+
+    def settings(self) -> RunSettings:
+        """How the recorded evaluation ran."""
+        run = self.summary["run"]
+        return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
+
+
+def load_recorded(path: Path) -> Recorded:
+    """Read a summary.json and the detections.json beside it.
+
+    Raises:
+        InputError: the summary is missing or of another program or version.
+    """
+    try:
+        summary = json.loads(path.read_bytes())
+        recorded = Recorded(summary, None)
+        recorded.settings()
+        for keys in (("stats", "AP"), ("detections_sha256",), ("pixels_sha256",), ("model", "sha256")):
+            value = summary
+            for key in keys:
+                value = value[key]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not a summary that this version of tools/eval_onnx.py wrote ({error!r})"
+        ) from error
+    beside = path.parent / "detections.json"
+    return Recorded(summary, load_detections(beside) if beside.is_file() else None)
+
+
+def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
+    """Whether the numbers are the recorded ones, and what to tell the user, a line each."""
+    old, new = recorded.summary, result.summary
+    lines = [f"not the recorded {what}" for what, at in _INPUTS.items() if _get(old, at) != _get(new, at)]
+    worst = max(abs(new["stats"][name] - value) for name, value in old["stats"].items())
+    if old["detections_sha256"] == new["detections_sha256"]:
+        verdict = "the same bits"
+    elif worst <= SAME_NUMBERS:
+        verdict = f"the same numbers (within {worst:.1e}), other bits"
+    else:
+        moved = new["stats"]["AP"] - old["stats"]["AP"]
+        verdict = f"different: the twelve numbers move by up to {worst:.6f}, AP by {moved:+.6f}"
+    lines.append(f"detections: {verdict}")
+    if old["detections_sha256"] != new["detections_sha256"]:
+        lines += _differences(recorded, result)
+    return worst <= SAME_NUMBERS, lines
+
+
+_INPUTS = {
+    "model": ("model", "sha256"),
+    "annotations": ("annotations", "sha256"),
+    "pixels: images, decoder or resizing differ": ("pixels_sha256",),
+    "onnxruntime": ("versions", "onnxruntime"),
+    "processor": ("run", "processor"),
+}
+"""What decides the detections, and where summaries record it."""
+
+
+def _get(summary: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    value: Any = summary
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _differences(recorded: Recorded, result: OnnxResult) -> list[str]:
+    if recorded.rows is None:
+        return ["no detections.json beside the summary, so where they differ cannot be said"]
+    return [first_difference(recorded.rows, result.rows)]
+
+
+def first_difference(old: DetectionRows, new: DetectionRows) -> str:
+    """Where two lists of detections, ordered by image, first differ, and in how many places they do."""
+    shared = min(len(old), len(new))
+    differs = np.zeros(shared, bool)
+    for a, b in zip(old, new, strict=True):
+        differs |= (a[:shared] != b[:shared]).reshape(shared, -1).any(1)
+    count = int(differs.sum()) + abs(len(old) - len(new))
+    if not count:
+        return "the two lists hold the same detections"
+    at = int(differs.argmax()) if differs.any() else shared
+    return (
+        f"{count} of {max(len(old), len(new))} lines differ, first number {at + 1}: "
+        f"{_line(old, at)}, now {_line(new, at)}"
+    )
+
+
+def _line(rows: DetectionRows, i: int) -> str:
+    if i >= len(rows):
+        return "nothing"
+    box = ", ".join(f"{v:.4f}" for v in rows.boxes_xywh[i])
+    return f"image {rows.image_ids[i]} category {rows.category_ids[i]} score {rows.scores[i]:.7f} box [{box}]"

@@ -1,0 +1,139 @@
+"""A model file that is damaged, foreign or hostile is refused in one line, whatever is wrong with it."""
+
+import json
+import os
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from ssd_graph.cli import InputError
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.export import sample_images
+
+
+@pytest.fixture
+def model(trained):
+    return onnx.load(trained / "model.onnx")
+
+
+def refused(model, tmp_path, words):
+    """Save the model and expect it to be refused in a line that contains `words` and the file's name."""
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    with pytest.raises(InputError, match=words) as caught:
+        OnnxDetector(path)
+    assert "hostile.onnx" in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def external(model, location, length=None):
+    """Move the first weight's data to the file `location`."""
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "length": length}.items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=str(value))
+    return model
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "beside.bin", "/proc/self/mem"])
+def test_weights_outside_the_file_are_never_read(model, tmp_path, monkeypatch, location):
+    """Not even beside it: the file's fingerprint would say nothing of them."""
+    (tmp_path / "sub").mkdir()
+    for name in ("secret.bin", "sub/beside.bin"):
+        (tmp_path / name).write_bytes(bytes(10**7))
+    (tmp_path / "sub" / "link.bin").symlink_to("/etc/passwd")
+    monkeypatch.chdir(tmp_path / "sub")
+    refused(external(model, location), tmp_path / "sub", "External data path")
+
+
+def test_a_claim_of_ten_gigabytes_is_refused_before_any_memory_is_taken(model, tmp_path):
+    tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+    tensor.dims[:] = [50_000, 50_000]
+    refused(model, tmp_path, "10000000000 bytes|size")
+
+
+def test_a_claim_of_ten_gigabytes_elsewhere_is_refused(model, tmp_path):
+    refused(external(model, "huge.bin", length=10**10), tmp_path, "not an ONNX model that onnxruntime can load")
+
+
+def test_a_file_of_ten_gigabytes_is_not_read(tmp_path):
+    with open(tmp_path / "hostile.onnx", "wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(InputError, match=r"hostile\.onnx is larger than 2 GiB"):
+        OnnxDetector(tmp_path / "hostile.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 1000, b"PK\x03\x04"])
+def test_what_is_no_onnx_model_is_refused(content, tmp_path):
+    refused(content, tmp_path, "is not an ONNX model|was not made by export/to_onnx.py")
+
+
+def test_a_truncated_model_is_refused(trained, tmp_path):
+    content = (trained / "model.onnx").read_bytes()
+    refused(content[: len(content) // 2], tmp_path, "not an ONNX model")
+
+
+def test_a_foreign_model_is_refused(tmp_path):
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    foreign = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    refused(foreign, tmp_path, "was not made by export/to_onnx.py")
+
+
+def test_wrong_input_names_are_refused(model, tmp_path):
+    for node in model.graph.node:
+        node.input[:] = ["pictures" if name == "images" else name for name in node.input]
+    model.graph.input[0].name = "pictures"
+    refused(model, tmp_path, "has inputs .*pictures")
+
+
+def set_metadata(model, key, value):
+    kept = [p for p in model.metadata_props if p.key != key]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    if value is not None:
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("format", None, "format is ''"),
+        ("format", "ssd_graph detections 99", "format is 'ssd_graph detections 99'"),
+        ("format", "ssd_graph raw 1", "has inputs"),
+        ("category_ids", None, "damaged metadata"),
+        ("category_ids", "[1, 2", "damaged metadata"),
+        ("category_ids", "[" * 100_000, "damaged metadata"),
+        ("category_ids", "7", "damaged metadata"),
+        ("category_names", '["disc"]', "6 category ids and 1 names"),
+        ("score_threshold", '"high"', "damaged metadata"),
+        ("preset", None, "damaged metadata"),
+    ],
+)
+def test_damaged_metadata_is_refused(model, tmp_path, key, value, words):
+    refused(set_metadata(model, key, value), tmp_path, words)
+
+
+def test_a_missing_file_says_how_to_make_it(tmp_path):
+    with pytest.raises(InputError, match=r"export/to_onnx\.py"):
+        OnnxDetector(tmp_path / "gone.onnx")
+
+
+def test_the_description_names_file_and_checkpoint(trained, model):
+    described = OnnxDetector(trained / "model.onnx").describe()
+    values = {p.key: p.value for p in model.metadata_props}
+    assert described["checkpoint_sha256"] == values["checkpoint_sha256"]
+    assert (described["form"], described["precision"]) == ("detections", "fp32")
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_threads_default_to_all_cores(trained):
+    assert OnnxDetector(trained / "model.onnx").threads == os.cpu_count()
+    detector = OnnxDetector(trained / "model.onnx", threads=1)
+    assert detector.threads == 1
+    assert [o.dtype for o in detector(sample_images(None, 1))] == [np.int64, np.float32, np.float32, np.int64]

@@ -1,0 +1,139 @@
+"""Evaluation of an exported model: the summary is true, and no way of running it changes the detections."""
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.cli import InputError
+from ssd_graph.coco import load_split
+from ssd_graph.config import EvalConfig
+from ssd_graph.evaluate import STAT_NAMES, load_detections
+from ssd_graph.metrics import read_records
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches, write_result
+from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
+from ssd_graph.transforms import decode, preprocess
+
+
+@pytest.fixture(scope="module")
+def split(tiny_coco):
+    return load_split(tiny_coco, "val")
+
+
+@pytest.fixture(scope="module")
+def raw_model(trained, tmp_path_factory):
+    """The raw form of `trained`'s model, of batches of four."""
+    path = tmp_path_factory.mktemp("raw") / "raw.onnx"
+    options = ExportOptions(raw=True, batch=4)
+    export_onnx(load_checkpoint(trained / "last.pth"), path, sample_images(None, 1), EvalConfig(), options)
+    return path
+
+
+def run(trained, split, **settings):
+    return evaluate_onnx(trained / "model.onnx", split, RunSettings(**settings))
+
+
+def test_the_detections_file_confirms_the_summary(trained, split, tmp_path):
+    result = run(trained, split, batch_size=4)
+    write_result(result, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["stats"]) == list(STAT_NAMES)
+    assert summary["images_per_second"] > 0
+    digest = subprocess.run(["sha256sum", tmp_path / "detections.json"], capture_output=True, text=True, check=True)
+    assert digest.stdout.split()[0] == summary["detections_sha256"]
+    assert len(load_detections(tmp_path / "detections.json")) == summary["num_detections"] > 0
+
+
+def test_the_summary_names_all_that_decides_the_detections(trained, split):
+    summary = run(trained, split, threads=1).summary
+    assert summary["run"]["provider"] == "cpu"
+    assert summary["run"]["num_nodes"]["CPUExecutionProvider"] > 50
+    assert (summary["run"]["threads"], summary["run"]["batch_size"]) == (1, 8)
+    assert (summary["run"]["optimization"], summary["run"]["scorer"]) == ("all", "pycocotools")
+    assert len({summary["model"]["sha256"], summary["annotations"]["sha256"], summary["pixels_sha256"]}) == 3
+    assert {"onnxruntime", "pillow", "numpy"} <= set(summary["versions"])
+
+
+def test_evaluation_after_training_gives_the_numbers_of_validation_in_training(trained, split):
+    last = read_records(trained / "metrics.jsonl", "validation")[-1]
+    stats = run(trained, split).scores.stats
+    assert stats == pytest.approx({name: last[name] for name in stats}, abs=1e-6)
+
+
+def digests(trained, split, threads, optimization):
+    return {
+        run(trained, split, threads=threads, batch_size=b, optimization=optimization).summary["detections_sha256"]
+        for b in (8, 8, 1, 3)
+    }
+
+
+@pytest.mark.parametrize("optimization", ["extended", "all"])
+def test_with_one_thread_neither_repeating_nor_batch_size_change_a_bit(trained, split, optimization):
+    assert len(digests(trained, split, 1, optimization)) == 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="measured on x86-64")
+def test_with_every_optimisation_the_number_of_threads_does_not_change_a_bit(trained, split):
+    assert len(digests(trained, split, 1, "all") | digests(trained, split, 2, "all")) == 1
+
+
+def test_a_limit_scores_the_first_images_only(trained, split):
+    result = run(trained, split, limit=4)
+    assert set(result.rows.image_ids) <= set(split.image_ids[:4])
+    assert result.summary["num_images"] == 4
+
+
+def test_a_raw_model_finds_what_the_whole_one_finds(trained, raw_model, split):
+    whole, raw = run(trained, split), evaluate_onnx(raw_model, split)
+    assert (raw.summary["model"]["form"], raw.summary["run"]["batch_size"]) == ("raw", 4)
+    assert raw.scores.stats == pytest.approx(whole.scores.stats, abs=1e-6)
+    assert np.array_equal(raw.rows.image_ids, whole.rows.image_ids)
+    np.testing.assert_allclose(raw.rows.scores, whole.rows.scores, atol=1e-5)
+
+
+def test_another_batch_size_than_the_models_is_refused(raw_model, split):
+    with pytest.raises(InputError, match="takes batches of 4; leave out --batch-size 3"):
+        evaluate_onnx(raw_model, split, RunSettings(batch_size=3))
+
+
+def test_other_categories_than_the_models_are_refused(trained, split):
+    categories = replace(split.categories, ids=(1, *split.categories.ids[1:]))
+    with pytest.raises(InputError, match="detects category 2, which"):
+        run(trained, replace(split, categories=categories))
+
+
+def test_the_reproducible_mode_is_one_thread_of_the_cpu():
+    assert RunSettings(threads=3, optimization="basic", limit=2).reproducible() == RunSettings(threads=1, limit=2)
+    with pytest.raises(InputError, match="--reproducible is for --provider cpu"):
+        RunSettings(provider="cuda").reproducible()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 7])
+def test_batches_hold_every_image_once_in_order(split, batch_size):
+    paths = [split.path(i) for i in range(len(split))]
+    batches = list(image_batches(paths, batch_size))
+    assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert np.array_equal(np.concatenate(batches), np.stack([preprocess(decode(path)) for path in paths]))
+
+
+def test_a_broken_image_stops_the_evaluation(trained, split, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    with pytest.raises(InputError, match=r"cannot decode .*broken\.jpg"):
+        list(image_batches([split.path(0), tmp_path / "broken.jpg"], 2))
+
+
+def test_evaluating_does_not_import_torch(trained, tiny_coco, tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "assert not {'torch', 'onnx'} & set(sys.modules)"
+    )
+    command = ["tools/eval_onnx.py", trained / "model.onnx", "--data", tiny_coco, "--out", tmp_path, "--report"]
+    subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
+    assert {f.name for f in tmp_path.iterdir()} == {"detections.json", "summary.json", "report.html"}

@@ -1,0 +1,90 @@
+"""Predictions on files, folders and globs: pictures and a JSON that says the same as the model."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_graph.cli import InputError
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.predict import find_images, predict
+from ssd_graph.transforms import decode, preprocess
+
+LEAST = 0.06
+
+
+@pytest.fixture(scope="module")
+def detector(trained):
+    return OnnxDetector(trained / "model.onnx", threads=1)
+
+
+@pytest.fixture
+def folder(tiny_coco, tmp_path):
+    """Two images and a text in a folder, one image below it."""
+    images = sorted((tiny_coco / "val2017").iterdir())
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for source, name in zip(images, ("b.jpg", "a.JPG", "deep/b.jpg"), strict=False):
+        (tmp_path / "in" / name).write_bytes(source.read_bytes())
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def test_files_folders_and_globs_are_found_once_in_order(folder):
+    a, b, deep = folder / "a.JPG", folder / "b.jpg", folder / "deep" / "b.jpg"
+    assert find_images([str(b), str(folder)]) == [b, a]
+    assert find_images([str(folder / "**" / "*.jpg")]) == [b, deep]
+
+
+@pytest.mark.parametrize("argument", ["gone.jpg", "gone", "in/deep/*.png", "in/*.txt"])
+def test_an_argument_without_an_image_is_refused_by_name(folder, monkeypatch, argument):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(InputError, match="no image at"):
+        find_images([str(folder), argument])
+
+
+def test_the_json_is_what_the_model_finds(detector, folder, tmp_path):
+    paths = find_images([str(folder)])
+    records = predict(detector, paths, tmp_path / "out", least_score=LEAST)
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert written["images"] == records
+    for path, record in zip(paths, records, strict=True):
+        image = decode(path)
+        num, boxes, scores, labels = (o[0] for o in detector(preprocess(image)[None]))
+        count = int((scores[:num] >= LEAST).sum())
+        assert 0 < len(record["objects"]) == count
+        for found, box, score, label in zip(record["objects"], boxes, scores, labels, strict=False):
+            assert (found["score"], found["category_id"]) == (float(score), int(label))
+            np.testing.assert_allclose(found["box_xyxy"], box * np.tile(image.size, 2), rtol=1e-6)
+
+
+def test_each_image_gets_a_picture_and_names_do_not_collide(detector, folder, tmp_path):
+    predict(detector, find_images([str(folder), str(folder / "deep")]), tmp_path / "out", least_score=LEAST)
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert names == {"a.jpg", "b.jpg", "b-2.jpg", "predictions.json"}
+    assert decode(tmp_path / "out" / "b.jpg").size == decode(folder / "b.jpg").size
+
+
+def test_a_picture_never_overwrites_an_image(detector, folder):
+    before = (folder / "b.jpg").read_bytes()
+    with pytest.raises(InputError, match=r"b\.jpg would overwrite it; choose another folder"):
+        predict(detector, find_images([str(folder / "b.jpg")]), folder, least_score=LEAST)
+    assert (folder / "b.jpg").read_bytes() == before
+
+
+def test_a_photograph_taken_sideways_is_turned_upright(detector, folder, tmp_path):
+    upright = decode(folder / "b.jpg").resize((300, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=100)
+    (record,) = predict(detector, [folder / "turned.jpg"], tmp_path / "out", least_score=1.0)
+    assert (record["width"], record["height"]) == (300, 200)
+    picture = np.asarray(decode(tmp_path / "out" / "turned.jpg"), float)
+    assert np.median(np.abs(picture - np.asarray(upright, float))) < 8
+
+
+def test_a_high_bar_leaves_pictures_without_boxes(detector, folder, tmp_path):
+    (record,) = predict(detector, [folder / "b.jpg"], tmp_path / "out", least_score=1.0)
+    assert record["objects"] == []
+    assert os.listdir(tmp_path / "out")

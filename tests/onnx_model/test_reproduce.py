@@ -1,0 +1,88 @@
+"""A repeated evaluation is told from a recorded one: the same bits, the same numbers, or different and where."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ssd_graph.cli import InputError
+from ssd_graph.coco import load_split
+from ssd_graph.evaluate import DetectionRows, detections_json, sha256_of
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+from ssd_graph.onnx_model.reproduce import compare, first_difference, load_recorded
+
+
+@pytest.fixture(scope="module")
+def result(trained, tiny_coco):
+    settings = RunSettings(threads=1, batch_size=2, optimization="extended")
+    return evaluate_onnx(trained / "model.onnx", load_split(tiny_coco, "val"), settings)
+
+
+@pytest.fixture
+def recorded(result, tmp_path):
+    write_result(result, tmp_path)
+    return load_recorded(tmp_path / "summary.json")
+
+
+def changed(result, field, row, value, **stats):
+    """The result with one number of one detection changed, and with other scores."""
+    columns = {name: column.copy() for name, column in result.rows._asdict().items()}
+    columns[field][row] = value
+    rows = DetectionRows(**columns)
+    summary = json.loads(json.dumps(result.summary))
+    summary["detections_sha256"] = sha256_of(detections_json(rows))
+    summary["stats"].update(stats)
+    return replace(result, rows=rows, summary=summary)
+
+
+def test_a_summary_gives_back_the_settings_it_was_made_with(recorded):
+    assert recorded.settings() == RunSettings(threads=1, batch_size=2, optimization="extended")
+
+
+def test_the_same_run_gives_the_same_bits(recorded, result):
+    assert compare(recorded, result) == (True, ["detections: the same bits"])
+
+
+def test_a_changed_last_bit_is_named_by_image_and_line(recorded, result):
+    score = np.nextafter(result.rows.scores[3], 1)
+    same, lines = compare(recorded, changed(result, "scores", 3, score))
+    assert same
+    assert lines[0] == "detections: the same numbers (within 0.0e+00), other bits"
+    assert f"1 of {len(result.rows)} lines differ, first number 4: image {result.rows.image_ids[3]} " in lines[1]
+
+
+def test_other_numbers_are_different(recorded, result):
+    ap = result.summary["stats"]["AP"]
+    same, lines = compare(recorded, changed(result, "boxes_xywh", 0, 9.0, AP=ap + 0.01))
+    assert not same
+    assert lines[0] == "detections: different: the twelve numbers move by up to 0.010000, AP by +0.010000"
+
+
+def test_another_model_or_other_pixels_are_named_first(recorded, result):
+    other = changed(result, "scores", 0, 0.5)
+    other.summary["model"]["sha256"] = other.summary["pixels_sha256"] = "0"
+    _, lines = compare(recorded, other)
+    assert lines[:2] == ["not the recorded model", "not the recorded pixels: images, decoder or resizing differ"]
+
+
+def test_without_the_detections_file_the_verdict_stands_alone(recorded, result, tmp_path):
+    shutil.copy(tmp_path / "summary.json", tmp_path / "alone.json")
+    (tmp_path / "detections.json").unlink()
+    _, lines = compare(load_recorded(tmp_path / "alone.json"), changed(result, "scores", 0, 0.5))
+    assert lines[1].startswith("no detections.json beside the summary")
+
+
+def test_a_missing_detection_at_the_end_is_found(result):
+    shorter = DetectionRows(*(column[:-1] for column in result.rows))
+    line = first_difference(result.rows, shorter)
+    assert line.startswith(f"1 of {len(result.rows)} lines differ, first number {len(result.rows)}: image")
+    assert line.endswith("now nothing")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stats": {}}', '{"run": {"provider": "cpu"}}'])
+def test_what_is_no_summary_is_refused_by_name(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(InputError, match=r"summary\.json is not a summary"):
+        load_recorded(tmp_path / "summary.json")
