@@ -13,7 +13,7 @@ import pytest
 from ssd_graph.cli import InputError
 from ssd_graph.download.coco import ANNOTATIONS, TRAIN, VAL, Archive, download_coco
 from tests.download.unreliable_server import serving
-from tests.test_unpack import zipped
+from tests.download.test_unpack import zipped
 
 TOOL = Path(__file__).parents[2] / "tools" / "download_coco.py"
 
