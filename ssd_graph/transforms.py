@@ -18,6 +18,9 @@ from ssd_graph.boxes import area, iou, xyxy_to_cxcywh
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, AugmentConfig
 
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
+
 NUM_BLENDS = 6
 """Colour blends an image goes through: up to three before the hue shift and up to three behind it."""
 
@@ -41,7 +44,7 @@ def decode(path: Path) -> Image.Image:
         InputError: the file is missing or is not a readable image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             # Pillow warns of palettes with transparency unless they go through RGBA.
             transparent = image.mode == "P" and "transparency" in image.info
             return (image.convert("RGBA") if transparent else image).convert("RGB")

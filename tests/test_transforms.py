@@ -3,6 +3,7 @@ own antialiased resize, that random crops keep the SSD paper's promises for any 
 change is torchvision's, in any order, written as one table.
 """
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -254,3 +255,16 @@ def test_no_strength_means_no_change():
     for blends, hue in jitters(20, NO_AUGMENT):
         assert kinds(blends) == "------"
         assert hue == 0
+
+
+def test_an_image_that_would_run_another_program_is_refused(tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript; a file named .jpg must not get there."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/executed\nexit 1\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    picture = tmp_path / "a.jpg"
+    picture.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 200 100\n%%EndComments\n%%EOF\n")
+    with pytest.raises(InputError, match=r"a\.jpg"):
+        decode(picture)
+    assert not (tmp_path / "executed").exists()

@@ -18,10 +18,7 @@ from ssd_graph.check import problems as p
 from ssd_graph.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.check.problems import Findings, Kind, Problem
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.transforms import decode
-
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
+from ssd_graph.transforms import FORMATS, decode
 
 
 @dataclass(frozen=True, slots=True)

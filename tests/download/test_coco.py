@@ -12,8 +12,8 @@ import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.download.coco import ANNOTATIONS, TRAIN, VAL, Archive, download_coco
-from tests.download.unreliable_server import serving
 from tests.download.test_unpack import zipped
+from tests.download.unreliable_server import serving
 
 TOOL = Path(__file__).parents[2] / "tools" / "download_coco.py"
 
