@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place with --out") from error
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def _sync_folder(folder: Path) -> None:

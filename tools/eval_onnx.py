@@ -71,7 +71,9 @@ def main() -> int:
     if args.report:
         from ssd_graph.report import write_report
 
-        write_report(out / "report.html", result, split, metrics=args.model.parent / "metrics.jsonl")
+        write_report(
+            out / "report.html", result, split, metrics=args.model.parent / "metrics.jsonl", seconds=result.seconds
+        )
     return 0
 
 

@@ -71,6 +71,8 @@ class OnnxResult:
     scores: CocoScores
     summary: dict[str, Any]
     """What `summary.json` holds."""
+    seconds: tuple[float, ...] = ()
+    """Of each call of the model but the first, which warms up."""
 
     def describe(self) -> str:
         """The scorer's table, AP by class, and how the evaluation ran."""
@@ -114,9 +116,9 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
     if settings.limit is not None:
         split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
-    pixels = hashlib.sha256()
+    pixels, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
-    rows = join_rows(list(_detect(detector, split, batch_size, pixels)))
+    rows = join_rows(list(_detect(detector, split, batch_size, pixels, calls)))
     seconds = time.perf_counter() - begin
     scores = scorer.score(rows, split.image_ids)
     summary = {
@@ -139,7 +141,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         },
         "versions": versions(),
     }
-    return OnnxResult(rows, scores, summary)
+    return OnnxResult(rows, scores, summary, tuple(calls[1:]))
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -180,11 +182,16 @@ def image_batches(paths: list[Path], batch_size: int) -> Iterator[np.ndarray]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _detect(detector: OnnxDetector, split: CocoSplit, batch_size: int, pixels: Any) -> Iterator[DetectionRows]:
-    """Detections batch by batch; the network's inputs are added to the hash `pixels` in image order."""
+def _detect(
+    detector: OnnxDetector, split: CocoSplit, batch_size: int, pixels: Any, calls: list[float]
+) -> Iterator[DetectionRows]:
+    """Detections batch by batch; adds inputs to the hash `pixels` in image order, the model's seconds to `calls`."""
     start = 0
     for images in image_batches([split.path(i) for i in range(len(split))], batch_size):
         pixels.update(images)
         rows = slice(start, start + len(images))
-        yield detection_rows(split.image_ids[rows], split.sizes[rows], *detector(images))
+        begin = time.perf_counter()
+        found = detector(images)
+        calls.append(time.perf_counter() - begin)
+        yield detection_rows(split.image_ids[rows], split.sizes[rows], *found)
         start += len(images)
