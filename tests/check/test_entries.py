@@ -204,6 +204,7 @@ def score(path, annotations):
     return CocoScorer(path).score(rows).stats["AP"]
 
 
+@pytest.mark.filterwarnings("ignore:.*annotation id 0 counts as missed")
 def test_scoring_does_with_ids_what_the_kinds_say(tmp_path):
     first, second = (20, 10, 40, 50), (100, 10, 40, 50)
     assert score(tmp_path / "good.json", [annotation(1, bbox=first), annotation(2, bbox=second)]) == pytest.approx(1)
