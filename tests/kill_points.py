@@ -68,6 +68,7 @@ def killed(arm, point, action):
 
 
 def main():
+    torch.set_num_threads(1)  # OpenMP's threads are not there in a forked child, which would wait for them
     torch.manual_seed(0)
     model = SSD300(CONFIG)
     layout = StateLayout.of(model)
