@@ -29,7 +29,7 @@ from ssd_graph.loader import Batch, Loader
 from ssd_graph.reference_input import reference_sample
 from ssd_graph.resize import RESIZER, resize_into
 from ssd_graph.samples import Samples, generator
-from ssd_graph.transforms import decode_part, pixel_box, preprocess, random_crop
+from ssd_graph.transforms import decode_part, pixel_box, preprocess, random_crop, read_file
 
 Work = Callable[[], int]
 """Does its work once and returns for how many images."""
@@ -166,7 +166,7 @@ def _beside_python(task: Task) -> float:
 def _by_opencv(file: bytes) -> np.ndarray:
     import cv2  # pyright: ignore[reportMissingImports]
 
-    return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB))
 
 
 def _first(split: CocoSplit, num_images: int) -> CocoSplit:
@@ -222,7 +222,7 @@ class _Pictures:
         return decode_part(self.split.path(i), self.split.size(i), self.crops[i][3])
 
     def read(self) -> int:
-        return len([self.split.path(i).read_bytes() for i in self.all])
+        return len([read_file(self.split.path(i)) for i in self.all])
 
     def decode(self) -> int:
         """The rows that the crops need."""
@@ -239,9 +239,9 @@ class _Pictures:
         return len(self.all)
 
     def collate(self) -> int:
-        for i in self.all:
-            self.samples.collate(self.batch, i, generator(0, 0, i + 1), *self.split.boxes_of(i))
-        return len(self.all)
+        """Boxes, and the draws of what the graph does."""
+        whole = replace(self.samples, augment=replace(_AUGMENT, crop=False))
+        return len(whole.plan(self.batch, 0, self.all))
 
     def copy(self) -> int:
         to_device(self.batch, self.device).hue.sum().item()
@@ -266,8 +266,9 @@ class _Pictures:
     def fill(self, decoder: str) -> int:
         """The pipeline, the first epoch of its stream."""
         used, jpeg.DECODER = jpeg.DECODER, decoder
-        for number in self.all:
-            self.samples.fill(self.batch, *divmod(number, _BATCH_SIZE))
+        for begin in range(0, len(self.all), _BATCH_SIZE):
+            for plan in self.samples.plan(self.batch, 0, self.all[begin : begin + _BATCH_SIZE]):
+                self.samples.write(self.batch, plan)
         jpeg.DECODER = used
         return len(self.all)
 

@@ -131,9 +131,9 @@ def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
     with atomic_write(path) as temporary, temporary.open("rb+") as file:
 
         def store(i: int) -> None:
-            width, height = split.size(i)
+            size = split.size(i)
             try:
-                os.pwrite(file.fileno(), decode_part(split.path(i), (width, height), height), int(offsets[i]))
+                os.pwrite(file.fileno(), decode_part(split.path(i), size, size[1]).data, int(offsets[i]))
             except InputError as error:
                 if not skip_bad:
                     raise

@@ -90,7 +90,7 @@ def _parse(path: Path) -> Columns:
     lists = _Lists()
     seen = set()
     try:
-        for key, entry in read_entries(path):
+        for key, entry in read_entries(path, unread="segmentation"):
             seen.add(key)
             if entry is not None and key in _ADD:
                 _ADD[key](lists, entry)

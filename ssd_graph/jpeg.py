@@ -72,13 +72,13 @@ def _sizes(data: bytes | bytearray, position: int) -> tuple[int, int]:
 
 
 def decode_rows(data: bytearray, frame: Frame, num_rows: int) -> np.ndarray:
-    """The upper rows of a picture, uint8 RGB [at least num_rows, width, 3]; the height in `data` is changed.
+    """The upper rows of a picture, uint8 RGB [num_rows, width, 3]; the height that `data` states is changed.
 
     Raises:
         ValueError, OSError: the file is damaged.
     """
     data[frame.offset : frame.offset + 2] = frame.rows_for(num_rows).to_bytes(2)
-    return DECODERS[DECODER](data)
+    return DECODERS[DECODER](data)[:num_rows]
 
 
 def _by_pillow(data: bytes | bytearray) -> np.ndarray:

@@ -89,8 +89,8 @@ class Loader:
 
     def _fill(self, step: int) -> Batch:
         batch = Batch.empty(self.batch_size, self.num_boxes)
-        for slot in range(self.batch_size):
-            self._count(self.samples.fill(batch, step, slot))
+        for plan in self.samples.plan(batch, step, range(self.batch_size)):
+            self._count(self.samples.write(batch, plan))
         return batch
 
     def _count(self, skipped: list[str]) -> None:

@@ -8,6 +8,7 @@ evaluator both call it, always on Pillow's pixels.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ NUM_BLENDS = 6
 
 _MIN_IOUS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))
 """The seven equally likely demands on a crop; None asks for no crop at all."""
+
+
+PixelBox = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels."""
 
 
 class ColourJitter(NamedTuple):
@@ -57,19 +62,27 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
 
 
 def decode_part(path: Path, size: tuple[int, int], num_rows: int) -> np.ndarray:
-    """The same pixels as `decode`, uint8 RGB [at least num_rows, width, 3], decoding no more rows than it must.
+    """The upper rows of `decode`, uint8 RGB [num_rows, width, 3], without decoding all that lies below.
 
     Raises:
         InputError: as `decode`; damage below the last row may go unnoticed.
     """
     try:
-        data = bytearray(path.read_bytes())
+        data = read_file(path)
         if frame := find_frame(data):
             _require_size((frame.width, frame.height), size)
             return decode_rows(data, frame, num_rows)
     except (OSError, ValueError):
         pass  # for Pillow to name what is wrong
-    return np.array(decode(path, size))
+    return np.array(decode(path, size))[:num_rows]
+
+
+def read_file(path: Path) -> bytearray:
+    """A file's bytes; in half the time that Path.read_bytes and a copy that can be changed take."""
+    with path.open("rb", buffering=0) as file:
+        data = bytearray(os.fstat(file.fileno()).st_size)
+        del data[file.readinto(data) :]
+        return data
 
 
 def _require_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
@@ -132,10 +145,12 @@ def _iou(box: list[float], crop: tuple[float, float, float, float]) -> float:
     return intersection / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - intersection)
 
 
-def pixel_box(crop: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def pixel_box(crop: np.ndarray, size: tuple[int, int]) -> PixelBox:
     """`crop` [4] (relative xyxy) in pixels of an image of `size`: whole pixels rounded down as in REF, at least one."""
-    left, top, right, bottom = (int(v) for v in crop * np.tile(size, 2))
-    return left, top, max(right, left + 1), max(bottom, top + 1)
+    width, height = size
+    x1, y1, x2, y2 = crop.tolist()
+    left, top = int(x1 * width), int(y1 * height)
+    return left, top, max(int(x2 * width), left + 1), max(int(y2 * height), top + 1)
 
 
 def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> ColourJitter:

@@ -167,14 +167,14 @@ def _work(connection: Connection, job: _Job, index: int, num_workers: int) -> No
 def _fill(samples: Samples, batch: Batch, step: int, slots: range, now: np.ndarray) -> list[str] | Exception:
     """Fill slots; returns what is wrong with images passed over, or why it cannot go on."""
     skipped: list[str] = []
-    for slot in slots:
-        now[0] = samples.position(step, slot)[1]
-        try:
-            skipped += samples.fill(batch, step, slot)
-        except InputError as error:
-            return error
-        except Exception as error:
-            failure = RuntimeError(f"{samples.split.path(int(now[0]))}: {type(error).__name__}: {error}")
-            failure.add_note(traceback.format_exc())
-            return failure
+    try:
+        for plan in samples.plan(batch, step, slots):
+            now[0] = plan.image
+            skipped += samples.write(batch, plan)
+    except InputError as error:
+        return error
+    except Exception as error:
+        failure = RuntimeError(f"{samples.split.path(int(now[0]))}: {type(error).__name__}: {error}")
+        failure.add_note(traceback.format_exc())
+        return failure
     return skipped
