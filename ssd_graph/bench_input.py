@@ -10,38 +10,31 @@ import os
 import platform
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ssd_graph import jpeg
+from ssd_graph.bench_stages import AUGMENT, STAGES, Stages, Work
 from ssd_graph.coco import CocoSplit
-from ssd_graph.config import AugmentConfig
-from ssd_graph.default_boxes import default_boxes
-from ssd_graph.feed import to_device
-from ssd_graph.loader import Batch, Loader
-from ssd_graph.reference_input import reference_sample
-from ssd_graph.resize import RESIZER, resize_into
-from ssd_graph.samples import Samples, generator
-from ssd_graph.transforms import decode_part, pixel_box, preprocess, random_crop, read_file
+from ssd_graph.loader import Loader
+from ssd_graph.resize import RESIZER
 
-Work = Callable[[], int]
-"""Does its work once and returns for how many images."""
 Task = Callable[[], float]
 """Returns its images a second."""
 
-_STAGES = ("read", "decode", "crop", "resize", "collate", "copy")
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "torch")
-_AUGMENT = AugmentConfig()
 _BATCH_SIZE = 32
-_WARM_UP, _MEASURED = 4, 10
-"""Batches of a loader; as many as it fills ahead must not be counted."""
+_WARM_UP = 4
+"""Batches of a loader that are not counted: more than it has filled when it is first looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,56 +87,73 @@ def measure_input(
 ) -> InputSpeed:
     """Measure on the first `num_images` images of `split`, copying batches to `device`."""
     torch.set_num_threads(1)
-    pictures = _Pictures(_first(split, num_images), torch.device(device))
-    works: dict[str, Work] = {f"stage {stage}": getattr(pictures, stage) for stage in _STAGES}
-    works |= {"baseline": pictures.baseline, "resize Pillow": pictures.resize_by_pillow}
-    for name in jpeg.DECODERS:
-        works[f"decode {name}"] = partial(pictures.decode_whole, jpeg.DECODERS[name])
-        works[f"pipeline {name}"] = partial(pictures.fill, name)
-    if _version("opencv-python-headless"):
-        works["decode OpenCV"] = partial(pictures.decode_whole, _by_opencv)
-    tasks: dict[str, Task] = {name: partial(_timed, work) for name, work in works.items()}
-    tasks |= {f"workers {count}": partial(_load, pictures.split, count) for count in workers}
-    for kind, task in (
-        ("process", partial(_load, pictures.split, 1)),
-        ("thread", partial(_timed, pictures.fill_in_a_thread)),
-    ):
-        tasks |= {kind: task, f"{kind} beside Python": partial(_beside_python, task)}
-    best = dict.fromkeys(tasks, 0.0)
-    for _ in range(rounds):
-        best = {name: max(best[name], task()) for name, task in tasks.items()}
+    split = _part(split, slice(num_images))
+    one_core, difference = _on_one_core(split, rounds, torch.device(device))
+    in_a_thread = partial(_in_a_thread, Stages(_part(split, slice(_BATCH_SIZE)), torch.device(device)))
+    kinds: dict[str, Task] = {"process": partial(_load, split, 1), "thread": in_a_thread}
+    kinds |= {f"{kind} beside Python": partial(_beside_python, task) for kind, task in kinds.items()}
     return InputSpeed(
-        baseline=best["baseline"],
-        decode_only=best[f"decode {jpeg.DECODER}"],
-        pipeline=best[f"pipeline {jpeg.DECODER}"],
-        stages={stage: best[f"stage {stage}"] for stage in _STAGES},
-        alternatives={name: best[name] for name in best if name.startswith(("decode ", "pipeline ", "resize "))},
-        workers={str(count): best[f"workers {count}"] for count in workers},
-        beside_python={name: best[name] for name in best if name.startswith(("process", "thread"))},
-        resize_difference=pictures.resize_difference(),
-        num_images=len(pictures.split),
+        baseline=one_core["baseline"],
+        decode_only=one_core[f"decode {jpeg.DECODER}"],
+        pipeline=one_core[f"pipeline {jpeg.DECODER}"],
+        stages={stage: one_core[f"stage {stage}"] for stage in STAGES},
+        alternatives={
+            name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
+        },
+        workers=_best({str(count): partial(_load, split, count) for count in workers}, rounds),
+        beside_python=_best(kinds, rounds),
+        resize_difference=difference,
+        num_images=len(split),
         environment=_environment(),
     )
 
 
-def _timed(work: Work) -> float:
+def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
+    """Images a second of all that `Stages` does, each batch in its best round; and how far the resize is off."""
+    images, seconds, differences = Counter[str](), Counter[str](), []
+    for begin in range(0, len(split), _BATCH_SIZE):
+        stages = Stages(_part(split, slice(begin, begin + _BATCH_SIZE)), device)
+        works = stages.works()
+        times = [{name: _time(work) for name, work in works.items()} for _ in range(rounds)]
+        for name in works:
+            count, best = min((measured[name] for measured in times), key=itemgetter(1))
+            images[name] += count
+            seconds[name] += best
+        differences.append(stages.resize_difference())
+    difference = {"mean": float(np.mean(differences)), "max": float(np.max(differences))}
+    return {name: round(images[name] / seconds[name], 1) for name in seconds}, difference
+
+
+def _time(work: Work) -> tuple[int, float]:
+    """Images and seconds."""
     begin = time.perf_counter()
     num_images = work()
-    return round(num_images / (time.perf_counter() - begin), 1)
+    return num_images, time.perf_counter() - begin
+
+
+def _best(tasks: dict[str, Task], rounds: int) -> dict[str, float]:
+    """Images a second of each in its best round; they take turns."""
+    speeds = [{name: task() for name, task in tasks.items()} for _ in range(rounds)]
+    return {name: round(max(speed[name] for speed in speeds), 1) for name in tasks}
 
 
 def _load(split: CocoSplit, num_workers: int) -> float:
     """A loader's speed, without its start and the batches filled before the clock."""
-    with closing(Loader(split, _BATCH_SIZE, _AUGMENT, workers=num_workers).batches()) as batches:
+    batch_size = min(_BATCH_SIZE, len(split))
+    with closing(Loader(split, batch_size, AUGMENT, workers=num_workers).batches()) as batches:
         for _ in range(_WARM_UP):
             next(batches)
+        num_batches = max(2, len(split) // batch_size)
+        begin = time.perf_counter()
+        for _ in range(num_batches):
+            next(batches)
+        return num_batches * batch_size / (time.perf_counter() - begin)
 
-        def take() -> int:
-            for _ in range(_MEASURED):
-                next(batches)
-            return _MEASURED * _BATCH_SIZE
 
-        return _timed(take)
+def _in_a_thread(stages: Stages) -> float:
+    with ThreadPoolExecutor(1) as pool:
+        num_images, seconds = pool.submit(_time, stages.fill).result()
+    return num_images / seconds
 
 
 def _beside_python(task: Task) -> float:
@@ -163,22 +173,10 @@ def _beside_python(task: Task) -> float:
         thread.join()
 
 
-def _by_opencv(file: bytes) -> np.ndarray:
-    import cv2  # pyright: ignore[reportMissingImports]
-
-    return np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB))
-
-
-def _first(split: CocoSplit, num_images: int) -> CocoSplit:
-    arrays = {name: getattr(split, name)[:num_images] for name in ("image_ids", "file_names", "sizes")}
-    return replace(split, **arrays, offsets=split.offsets[: num_images + 1])
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+def _part(split: CocoSplit, images: slice) -> CocoSplit:
+    arrays = {name: getattr(split, name)[images] for name in ("image_ids", "file_names", "sizes")}
+    begin, end, _ = images.indices(len(split))
+    return replace(split, **arrays, offsets=split.offsets[begin : end + 1])
 
 
 def _environment() -> dict[str, str]:
@@ -189,98 +187,12 @@ def _environment() -> dict[str, str]:
         "decoder": jpeg.DECODER,
         "resizer": RESIZER,
         "python": platform.python_version(),
-        **{package: _version(package) or "not installed" for package in _PACKAGES},
+        **{package: _version(package) for package in _PACKAGES},
     }
 
 
-class _Pictures:
-    """The images measured on, and each stage of the pipeline on all of them."""
-
-    def __init__(self, split: CocoSplit, device: torch.device) -> None:
-        self.split, self.device = split, device
-        self.samples = Samples(split=split, augment=_AUGMENT, batch_size=_BATCH_SIZE)
-        self.defaults = default_boxes()
-        self.all = range(len(split))
-        self.batch = Batch.empty(len(split), -(-split.max_boxes // 8) * 8)
-        self.crops = [self._crop(i) for i in self.all]
-        self.views = [
-            self._decoded(i)[top:bottom, left:right] for i, (left, top, right, bottom) in enumerate(self.crops)
-        ]
-        files = [split.path(i).read_bytes() for i in self.all]
-        # Greyscale files, which are Pillow's, are no part of what decoders are compared on.
-        self.files = [
-            (file, frame, crop[3])
-            for file, crop in zip(files, self.crops, strict=True)
-            if (frame := jpeg.find_frame(file))
-        ]
-
-    def _crop(self, i: int) -> tuple[int, int, int, int]:
-        crop, _, _ = random_crop(generator(0, 0, i + 1), *self.split.boxes_of(i), _AUGMENT.crop_attempts)
-        return pixel_box(crop, self.split.size(i))
-
-    def _decoded(self, i: int) -> np.ndarray:
-        return decode_part(self.split.path(i), self.split.size(i), self.crops[i][3])
-
-    def read(self) -> int:
-        return len([read_file(self.split.path(i)) for i in self.all])
-
-    def decode(self) -> int:
-        """The rows that the crops need."""
-        for file, frame, num_rows in self.files:
-            jpeg.decode_rows(bytearray(file), frame, num_rows)
-        return len(self.files)
-
-    def crop(self) -> int:
-        return len([self._crop(i) for i in self.all])
-
-    def resize(self) -> int:
-        for i in self.all:
-            resize_into(self.views[i], self.batch.images[i])
-        return len(self.all)
-
-    def collate(self) -> int:
-        """Boxes, and the draws of what the graph does."""
-        whole = replace(self.samples, augment=replace(_AUGMENT, crop=False))
-        return len(whole.plan(self.batch, 0, self.all))
-
-    def copy(self) -> int:
-        to_device(self.batch, self.device).hue.sum().item()
-        return len(self.all)
-
-    def baseline(self) -> int:
-        for i in self.all:
-            rng, path = generator(0, 0, i + 1), self.split.path(i)
-            reference_sample(path, *self.split.boxes_of(i), rng, _AUGMENT, self.defaults)
-        return len(self.all)
-
-    def decode_whole(self, decoder: Callable[[bytes], np.ndarray]) -> int:
-        for file, _, _ in self.files:
-            decoder(file)
-        return len(self.files)
-
-    def resize_by_pillow(self) -> int:
-        for i in self.all:
-            self.batch.images[i] = preprocess(Image.fromarray(self.views[i]))
-        return len(self.all)
-
-    def fill(self, decoder: str) -> int:
-        """The pipeline, the first epoch of its stream."""
-        used, jpeg.DECODER = jpeg.DECODER, decoder
-        for begin in range(0, len(self.all), _BATCH_SIZE):
-            for plan in self.samples.plan(self.batch, 0, self.all[begin : begin + _BATCH_SIZE]):
-                self.samples.write(self.batch, plan)
-        jpeg.DECODER = used
-        return len(self.all)
-
-    def fill_in_a_thread(self) -> int:
-        thread = threading.Thread(target=self.fill, args=(jpeg.DECODER,))
-        thread.start()
-        thread.join()
-        return len(self.all)
-
-    def resize_difference(self) -> dict[str, float]:
-        self.resize()
-        found = self.batch.images.astype(np.int16)
-        self.resize_by_pillow()
-        difference = np.abs(found - self.batch.images)
-        return {"mean": round(float(difference.mean()), 4), "max": float(difference.max())}
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

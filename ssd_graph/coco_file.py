@@ -70,7 +70,7 @@ def user_cache() -> Path:
 
 def _load(kept: Path, key: str) -> Columns | None:
     try:
-        with np.load(kept) as arrays:
+        with kept.open("rb") as file, np.load(file) as arrays:
             if str(arrays["key"]) == key:
                 return Columns(**{name: arrays[name] for name in Columns.__slots__})
     except (OSError, EOFError, ValueError, LookupError, BadZipFile):

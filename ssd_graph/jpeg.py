@@ -41,7 +41,7 @@ class Frame(NamedTuple):
         return min(self.height, whole if self.block == 8 else whole + self.block)
 
 
-def find_frame(data: bytes | bytearray) -> Frame | None:
+def find_frame(data: bytes) -> Frame | None:
     """The frame of an ordinary JPEG: baseline, three components, complete, of a size Pillow does not warn of.
 
     Anything else is None and is for Pillow to decode or refuse.
@@ -59,7 +59,7 @@ def find_frame(data: bytes | bytearray) -> Frame | None:
     return None
 
 
-def _frame(data: bytes | bytearray, position: int) -> Frame | None:
+def _frame(data: bytes, position: int) -> Frame | None:
     """The frame whose marker is at `position`."""
     precision, height, width, num_components = data[position + 4], *_sizes(data, position + 5), data[position + 9]
     if precision != 8 or num_components != 3 or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or height * width):
@@ -67,18 +67,22 @@ def _frame(data: bytes | bytearray, position: int) -> Frame | None:
     return Frame(position + 5, width, height, 8 * max(data[position + 11 + 3 * c] & 15 for c in range(3)))
 
 
-def _sizes(data: bytes | bytearray, position: int) -> tuple[int, int]:
+def _sizes(data: bytes, position: int) -> tuple[int, int]:
     return int.from_bytes(data[position : position + 2]), int.from_bytes(data[position + 2 : position + 4])
 
 
-def decode_rows(data: bytearray, frame: Frame, num_rows: int) -> np.ndarray:
-    """The upper rows of a picture, uint8 RGB [num_rows, width, 3]; the height that `data` states is changed.
+def decode_rows(data: bytes, frame: Frame, num_rows: int) -> np.ndarray:
+    """The upper rows of a picture, uint8 RGB [num_rows, width, 3].
 
     Raises:
         ValueError, OSError: the file is damaged.
     """
-    data[frame.offset : frame.offset + 2] = frame.rows_for(num_rows).to_bytes(2)
-    return DECODERS[DECODER](data)[:num_rows]
+    height = frame.rows_for(num_rows)
+    if height == frame.height:
+        return DECODERS[DECODER](data)[:num_rows]
+    changed = bytearray(data)
+    changed[frame.offset : frame.offset + 2] = height.to_bytes(2)
+    return DECODERS[DECODER](changed)[:num_rows]
 
 
 def _by_pillow(data: bytes | bytearray) -> np.ndarray:

@@ -17,6 +17,9 @@ RESIZER = "torch" if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512
 """What resizes on this machine."""
 
 _SIZE = (IMAGE_SIZE, IMAGE_SIZE)
+# The operation itself and not functional.interpolate, which cannot write where it is told: allocating and copying
+# the result took twice as long as the arithmetic.
+_RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
 def resize_into(pixels: np.ndarray, out: np.ndarray) -> None:
@@ -25,9 +28,7 @@ def resize_into(pixels: np.ndarray, out: np.ndarray) -> None:
     if RESIZER == "Pillow":
         out[:] = preprocess(Image.fromarray(pixels))
         return
-    # The operation itself and not functional.interpolate, which cannot write where it is told: allocating and
-    # copying the result took twice as long as the arithmetic.
-    torch.ops.aten._upsample_bilinear2d_aa.out(_channels_first(pixels), _SIZE, False, out=_channels_first(out))
+    _RESIZE(_channels_first(pixels), _SIZE, False, out=_channels_first(out))
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:
