@@ -145,6 +145,19 @@ def test_half_precision_takes_half_the_space_and_stays_close(checkpoint, trained
 
 
 @pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "best.onnx"),
+        ({"raw": True}, "best.raw.onnx"),
+        ({"precision": "int8"}, "best.int8.onnx"),
+        ({"raw": True, "precision": "fp16", "batch": 2}, "best.raw.fp16.onnx"),
+    ],
+)
+def test_no_form_overwrites_another(options, name):
+    assert ExportOptions(**options).path_beside(Path("runs/best.pth")) == Path("runs") / name
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"precision": "int8"}, "belong together"),
