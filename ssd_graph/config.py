@@ -12,6 +12,9 @@ from typing import Literal
 Amp = Literal["off", "bf16", "fp16"]
 """Mixed precision: the type that convolutions compute in, float32 if off."""
 
+OnBadImage = Literal["error", "skip"]
+"""What becomes of a training image that cannot be used: the run ends, or the next usable one stands for it."""
+
 IMAGE_SIZE = 300
 """Height and width of the network's input in pixels."""
 

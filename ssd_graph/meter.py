@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import time
 from statistics import mean, median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssd_graph.distributed import World
 from ssd_graph.step import Metrics
+
+
+class Window(NamedTuple):
+    """What was seen between two looks."""
+
+    losses: list[float]
+    """Means over steps and processes, in the order of step.Metrics."""
+    steps_per_second: float
+    """0 if no step was timed."""
+    flagged: bool
+    """Whether any process set it."""
+    counted: int
+    """Sum over processes."""
 
 
 class Meter:
@@ -48,18 +62,19 @@ class Meter:
         self._step_begin = now
         return seconds
 
-    def window(self, flag: bool = False) -> tuple[list[float], float, bool]:
-        """Look: mean losses over steps and processes, steps a second (0 if none was timed), any process's flag."""
+    def window(self, flag: bool = False, count: int = 0) -> Window:
+        """Look: the means, the speed, and what all processes together make of a flag and of a count."""
         assert self._sum is not None
-        values = torch.cat([self._sum / self._num_summed, self._sum.new_tensor([float(flag)])])
+        ours = self._sum.new_tensor([float(flag), float(count)])
+        values = torch.cat([self._sum / self._num_summed, ours])
         self._world.mean_(values)
-        *losses, flagged = values.tolist()
+        *losses, flagged, counted = values.tolist()
         num_steps = self._num_timed
         speed = num_steps / self.restart_clock()
         if num_steps:
             self.speeds.append(speed)
         self._sum, self._num_summed = None, 0
-        return losses, speed, flagged > 0
+        return Window(losses, speed, flagged > 0, round(counted * self._world.size))
 
     def seed_speed(self) -> float:
         """Steps a second as the seed's scripts count them: the mean over windows, without the first 20 steps."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
-from ssd_graph.config import Amp, Recipe
+from ssd_graph.config import Amp, OnBadImage, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,10 @@ class TrainOptions:
     max_steps: int | None = None
     seed: int = 1
     workers: int = 2
+    """Decoding processes of each device; 0 decodes in the process that trains."""
+    on_bad_image: OnBadImage = "error"
+    cache: str | None = None
+    """Where decoded training images are kept: a folder, or `ram`."""
     amp: Amp | None = None
     backend: str | None = None
     out: Path = Path("runs/last")
@@ -66,6 +71,11 @@ class TrainOptions:
     def settings(self) -> dict[str, Any]:
         """All of it as plain values, as a checkpoint keeps it."""
         return json.loads(json.dumps(asdict(self), default=str))
+
+
+def default_workers(devices: str, num_devices: int) -> int:
+    """Decoding processes of a device when nobody says: the machine's cores shared out, but where cores are devices."""
+    return 2 if devices == "cpu" else min(16, max(2, (os.cpu_count() or 2) // num_devices))
 
 
 _DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")

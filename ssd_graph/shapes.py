@@ -11,7 +11,6 @@ import colorsys
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from ssd_graph.coco_file import user_cache
 
 CATEGORIES = {2: "disc", 3: "square", 5: "triangle", 7: "star", 11: "ring", 13: "cross"}
 """Category id -> name; hues lie evenly round the colour circle in this order."""
@@ -33,7 +34,7 @@ def shapes_root() -> Path:
     `SSD_GRAPH_CACHE` names another cache. The folder's name carries a hash of this file, so a changed
     generator never meets old images; it appears only when complete.
     """
-    cache = Path(os.environ.get("SSD_GRAPH_CACHE", Path.home() / ".cache" / "ssd_graph"))
+    cache = user_cache()
     root = cache / f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if not root.is_dir():
         cache.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 
 from ssd_graph.backend import DeviceKind, compile_graph, require_devices
+from ssd_graph.cache import PackedImages, open_cache
 from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.config import model_config
 from ssd_graph.convert import load_weights
 from ssd_graph.distributed import World, broadcast_state, device_of, join_world, launch, launched, leave_world
-from ssd_graph.loader import Batch, Loader
+from ssd_graph.feed import feed
+from ssd_graph.loader import Loader
 from ssd_graph.meter import Meter
 from ssd_graph.metrics import RunLog, duration
 from ssd_graph.mlperf_log import MLPerfLog
@@ -47,12 +49,15 @@ def train(options: TrainOptions) -> None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         options = replace(options, resume="auto")
     resumed, notes = _resumed(options)
+    # Before the processes start, so that a cache in memory outlives those that are started again.
+    skip_bad = options.on_bad_image == "skip"
+    cache = open_cache(options.cache, splits[0], workers=options.workers, skip_bad=skip_bad) if options.cache else None
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, options.max_restarts)
         return
     world = join_world(kind.collectives)
     try:
-        trainer = Trainer(options, kind, world, splits, resumed)
+        trainer = Trainer(options, kind, world, splits, cache, resumed)
         with trainer.folder.locked() if world.is_main else nullcontext():
             trainer.open_log(notes, clock_start)
             trainer.run()
@@ -87,6 +92,7 @@ class Trainer:
         kind: DeviceKind,
         world: World,
         splits: tuple[CocoSplit, CocoSplit],
+        cache: PackedImages | None,
         resumed: Checkpoint | None,
     ) -> None:
         self.options, self.world, self.recipe = options, world, options.recipe
@@ -108,8 +114,17 @@ class Trainer:
         self.train_step = compile_graph(step.__call__, self.backend)
         self.state = resumed.state(self.layout, self.device) if resumed else self._first_state()
         self.defaults = device_default_boxes(self.device)
-        shard = {"rank": world.rank, "world_size": world.size, "workers": options.workers}
-        self.loader = Loader(self.train_split, batch_size, self.recipe.augment, seed=options.seed, **shard)
+        self.loader = Loader(
+            self.train_split,
+            batch_size,
+            self.recipe.augment,
+            seed=options.seed,
+            rank=world.rank,
+            world_size=world.size,
+            workers=options.workers,
+            on_bad_image=options.on_bad_image,
+            cache=cache,
+        )
         self.validator = Validator(
             self.val_split,
             self.model,
@@ -217,7 +232,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step or to the threshold, then say how well and how fast."""
         start = time.perf_counter()
-        batches = self.loader.batches(self.step)
+        batches = feed(self.loader.batches(self.step), self.device)
         learning_rate = torch.zeros((), device=self.device)
         try:
             self.validations.make_up_for(self.state, self.step)
@@ -225,7 +240,7 @@ class Trainer:
             while self.step < self.last_step and not self.reached:
                 self.mlperf.before_step(self.step)
                 begin = time.perf_counter()
-                batch = Batch(*(torch.from_numpy(a).to(self.device, non_blocking=True) for a in next(batches)))
+                batch = next(batches)
                 waited = time.perf_counter() - begin
                 learning_rate.fill_(self.schedule.rate(self.step))
                 self.meter.add(self.train_step(self.state, batch, self.defaults, learning_rate), waited)
@@ -263,9 +278,11 @@ class Trainer:
         Before a save, it waits for the scores of the last validation: what lies behind a checkpoint is recorded.
         """
         self.validations.collect(wait=wait)
-        losses, steps_per_second, self.reached = self.meter.window(self.validations.passed)
+        window = self.meter.window(self.validations.passed, self.loader.num_skipped)
+        self.loader.num_skipped = 0
+        self.reached = window.flagged
         global_batch = self.schedule.global_batch
-        speed = steps_per_second * global_batch
+        speed = window.steps_per_second * global_batch
         rate = self.schedule.rate(self.step - 1)
         epoch = self.step * global_batch / self.schedule.num_images
         left = (self.last_step - self.step) * global_batch / speed if speed else 0.0
@@ -273,16 +290,17 @@ class Trainer:
             "train",
             self.step,
             epoch=round(epoch, 4),
-            **dict(zip(Metrics._fields, losses, strict=True)),
+            **dict(zip(Metrics._fields, window.losses, strict=True)),
             learning_rate=rate,
             images_per_second=round(speed, 3),
             skipped_steps=int(self.state.num_skipped),
             loss_scale=float(self.state.loss_scale),
+            skipped_images=window.counted,
         )
         self.log.say(
-            f"step {self.step}/{self.last_step} | epoch {epoch:.2f} | loss {losses[0]:.4f} "
-            f"(box {losses[1]:.4f}, class {losses[2]:.4f}) | lr {rate:.6f} | {speed:.1f} images/s | "
-            f"left {duration(left)}"
+            f"step {self.step}/{self.last_step} | epoch {epoch:.2f} | loss {window.losses[0]:.4f} "
+            f"(box {window.losses[1]:.4f}, class {window.losses[2]:.4f}) | lr {rate:.6f} | {speed:.1f} images/s | "
+            f"left {duration(left)}" + (f" | {window.counted} bad images skipped" if window.counted else "")
         )
         self._refuse_to_go_on_skipping()
 

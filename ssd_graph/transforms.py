@@ -1,7 +1,7 @@
 """Host side of the pipeline: decode, SSD crop, resize to uint8, and the draws of what the graph does later.
 
 `preprocess` is the one definition of an evaluation input; training validation and the onnxruntime
-evaluator both call it.
+evaluator both call it, always on Pillow's pixels.
 """
 
 # G boxes of an image
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ssd_graph.boxes import area, iou, xyxy_to_cxcywh
+from ssd_graph.boxes import area
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, AugmentConfig
+from ssd_graph.jpeg import decode_rows, find_frame
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
@@ -28,6 +29,10 @@ _MIN_IOUS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))
 """The seven equally likely demands on a crop; None asks for no crop at all."""
 
 
+PixelBox = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels."""
+
+
 class ColourJitter(NamedTuple):
     """One image's colour change, carried out in augment.py."""
 
@@ -37,14 +42,18 @@ class ColourJitter(NamedTuple):
     """Shift in turns."""
 
 
-def decode(path: Path) -> Image.Image:
+def decode(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """Decode an image file to RGB; greyscale, palette and CMYK files are converted, EXIF is ignored.
 
+    Args:
+        size: width and height that the image must have, any if None; looked at before anything is decoded.
+
     Raises:
-        InputError: the file is missing or is not a readable image.
+        InputError: the file is missing, is not a readable image, or has another size.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            _require_size(image.size, size)
             # Pillow warns of palettes with transparency unless they go through RGBA.
             transparent = image.mode == "P" and "transparency" in image.info
             return (image.convert("RGBA") if transparent else image).convert("RGB")
@@ -52,6 +61,33 @@ def decode(path: Path) -> Image.Image:
         raise InputError(
             f"cannot decode {path}: {error}; replace the file or remove it from the annotations"
         ) from error
+
+
+def decode_part(path: Path, size: tuple[int, int], num_rows: int) -> np.ndarray:
+    """The upper rows of `decode`, uint8 RGB [num_rows, width, 3], without decoding all that lies below.
+
+    Raises:
+        InputError: as `decode`; damage below the last row may go unnoticed.
+    """
+    try:
+        data = read_file(path)
+        if frame := find_frame(data):
+            _require_size((frame.width, frame.height), size)
+            return decode_rows(data, frame, num_rows)
+    except (OSError, ValueError):
+        pass  # for Pillow to name what is wrong
+    return np.array(decode(path, size))[:num_rows]
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes, without the buffers of Path.read_bytes."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _require_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
+    if wanted is not None and found != tuple(wanted):
+        raise ValueError("it has {} x {} pixels, the annotations say {} x {}".format(*found, *wanted))
 
 
 def preprocess(image: Image.Image) -> np.ndarray:
@@ -75,31 +111,51 @@ def random_crop(
     Returns:
         The crop as float64 xyxy [4] relative to the image, and its boxes (relative to the crop) and labels.
     """
-    centres = xyxy_to_cxcywh(boxes_xyxy)[:, :2]
+    rows = boxes_xyxy.tolist()
     while True:
         min_iou = _MIN_IOUS[rng.integers(len(_MIN_IOUS))]
         if min_iou is None:
             return np.array([0.0, 0.0, 1.0, 1.0]), boxes_xyxy, labels
         for _ in range(attempts):
-            size = rng.uniform(0.3, 1.0, 2)
-            corner = rng.uniform(0.0, 1.0 - size)
-            if not 0.5 <= size[0] / size[1] <= 2.0:
-                continue
-            crop = np.concatenate([corner, corner + size])
-            if not (iou(boxes_xyxy, crop[None])[:, 0] > min_iou).all():
-                continue
-            clipped = (boxes_xyxy.clip(crop[[0, 1, 0, 1]], crop[[2, 3, 2, 3]]) - np.tile(corner, 2)) / np.tile(size, 2)
-            clipped = clipped.astype(np.float32)
-            # A sliver can lose its area to rounding; such a box would make the loss infinite.
-            kept = ((centres > crop[:2]) & (centres < crop[2:])).all(1) & (area(clipped) > 0)
-            if kept.any():
-                return crop, clipped[kept], labels[kept]
+            crop = _draw_crop(rng)
+            if crop and all(_iou(row, crop) > min_iou for row in rows):
+                clipped, kept = _clip(boxes_xyxy, crop)
+                if kept.any():
+                    return np.array(crop), clipped[kept], labels[kept]
 
 
-def cut(image: Image.Image, crop: np.ndarray) -> Image.Image:
-    """The part of `image` inside `crop` [4] (relative xyxy), cut at whole pixels rounded down as in REF."""
-    left, top, right, bottom = (int(v) for v in crop * np.tile(image.size, 2))
-    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+def _clip(boxes_xyxy: np.ndarray, crop: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes float32 [G, 4] cut to a crop and relative to it, and which of them, bool [G], have their centre inside."""
+    left, top, right, bottom = crop
+    low, high = np.array((left, top, left, top)), np.array((right, bottom, right, bottom))
+    clipped = ((np.minimum(np.maximum(boxes_xyxy, low), high) - low) / (high - low)).astype(np.float32)
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * 0.5
+    # A sliver can lose its area to rounding; such a box would make the loss infinite.
+    return clipped, ((centres > low[:2]) & (centres < high[:2])).all(1) & (area(clipped) > 0)
+
+
+def _draw_crop(rng: np.random.Generator) -> tuple[float, float, float, float] | None:
+    """A crop's relative xyxy, None if its aspect is out of bounds."""
+    u, v, s, t = rng.random(4).tolist()
+    width, height = 0.3 + 0.7 * u, 0.3 + 0.7 * v
+    left, top = (1.0 - width) * s, (1.0 - height) * t
+    return (left, top, left + width, top + height) if 0.5 <= width / height <= 2.0 else None
+
+
+def _iou(box: list[float], crop: tuple[float, float, float, float]) -> float:
+    """boxes.iou of two boxes; plain numbers, since a crop often fails at its first box."""
+    x1, y1, x2, y2 = box
+    left, top, right, bottom = crop
+    intersection = max(0.0, min(x2, right) - max(x1, left)) * max(0.0, min(y2, bottom) - max(y1, top))
+    return intersection / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - intersection)
+
+
+def pixel_box(crop: np.ndarray, size: tuple[int, int]) -> PixelBox:
+    """`crop` [4] (relative xyxy) in pixels of an image of `size`: whole pixels rounded down as in REF, at least one."""
+    width, height = size
+    x1, y1, x2, y2 = crop.tolist()
+    left, top = int(x1 * width), int(y1 * height)
+    return left, top, max(int(x2 * width), left + 1), max(int(y2 * height), top + 1)
 
 
 def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> ColourJitter:
@@ -115,11 +171,11 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
     brightness, contrast, saturation = (factor(s) for s in (config.brightness, config.contrast, config.saturation))
     hue = float(rng.uniform(-config.hue, config.hue))
     rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0 - contrast), (saturation, 1.0 - saturation, 0.0))
-    order = [int(i) for i in rng.permutation(4)]
+    order = rng.permutation(4).tolist()
     hue_position = order.index(3)
-    blends = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (NUM_BLENDS, 1))
+    blends = [(1.0, 0.0, 0.0)] * NUM_BLENDS
     for position, change in enumerate(order):
         if change < 3:
             # Before the hue shift: slots 0 to 2; behind it: slots 3 to 5, `position` being at least 1 there.
             blends[position if position < hue_position else position + 2] = rows[change]
-    return ColourJitter(blends, hue)
+    return ColourJitter(np.array(blends, np.float32), hue)

@@ -15,18 +15,19 @@ def test_a_window_is_the_mean_since_the_last_one():
     meter = Meter(World())
     for loss in (2, 4):
         meter.add(metrics(loss), waited=0.0)
-    losses, speed, flagged = meter.window()
-    assert (losses, flagged) == ([3.0, 1.5, 1.5, 7.0], False)
-    assert speed > 0
+    first = meter.window()
+    assert (first.losses, first.flagged, first.counted) == ([3.0, 1.5, 1.5, 7.0], False, 0)
+    assert first.steps_per_second > 0
     meter.add(metrics(10), waited=0.0)
-    assert meter.window(flag=True)[0::2] == ([10.0, 5.0, 5.0, 7.0], True)
+    second = meter.window(flag=True, count=3)
+    assert (second.losses, second.flagged, second.counted) == ([10.0, 5.0, 5.0, 7.0], True, 3)
 
 
 def test_steps_before_the_clock_restarts_count_for_the_loss_but_not_for_the_speed():
     meter = Meter(World())
     meter.add(metrics(2), waited=0.0)
     meter.restart_clock()
-    losses, speed, _ = meter.window()
+    losses, speed, _, _ = meter.window()
     assert losses[0] == 2.0
     assert (speed, meter.speeds) == (0.0, [])
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
-from ssd_graph.transforms import NUM_BLENDS, cut, decode, draw_colour_jitter, preprocess, random_crop
+from ssd_graph.transforms import NUM_BLENDS, decode, decode_part, draw_colour_jitter, pixel_box, preprocess, random_crop
 
 DEMANDS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)
 COLOUR = (200, 30, 60)
@@ -191,14 +191,28 @@ def test_more_attempts_crop_more_often():
     assert num_cropped(50) > num_cropped(1) + 30
 
 
-def test_cut_rounds_pixels_down():
-    picture = np.random.default_rng(3).integers(0, 256, (53, 101, 3), np.uint8)
-    found = cut(Image.fromarray(picture), np.array([0.1, 0.2, 0.9, 0.77]))  # 10.1, 10.6, 90.9, 40.81 pixels
-    np.testing.assert_array_equal(np.asarray(found), picture[10:40, 10:90])
+def test_a_crop_is_rounded_down_to_whole_pixels():
+    assert pixel_box(np.array([0.1, 0.2, 0.9, 0.77]), (101, 53)) == (10, 10, 90, 40)  # 10.1, 10.6, 90.9, 40.81
 
 
-def test_cut_of_less_than_a_pixel_is_one_pixel():
-    assert cut(Image.new("RGB", (2, 2)), np.array([0.6, 0.1, 0.9, 0.4])).size == (1, 1)
+def test_a_crop_of_less_than_a_pixel_is_one_pixel():
+    assert pixel_box(np.array([0.6, 0.1, 0.9, 0.4]), (2, 2)) == (1, 0, 2, 1)
+
+
+def test_a_part_is_the_upper_rows_of_the_whole(shared):
+    path = shared / "coco_mini" / "train2017" / "000000000009.jpg"
+    whole = np.asarray(decode(path))
+    found = decode_part(path, (640, 480), 201)
+    np.testing.assert_array_equal(found, whole[:201])
+    found[0] = 0  # writeable
+
+
+def test_another_size_than_expected_is_refused(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg")
+    assert decode(tmp_path / "a.jpg", (40, 20)).size == (40, 20)
+    for call in (lambda: decode(tmp_path / "a.jpg", (20, 40)), lambda: decode_part(tmp_path / "a.jpg", (20, 40), 5)):
+        with pytest.raises(InputError, match=r"a\.jpg: it has 40 x 20 pixels, the annotations say 20 x 40"):
+            call()
 
 
 def jitters(count, config=AugmentConfig()):  # noqa: B008 (frozen)

@@ -1,7 +1,8 @@
-"""Measure.
+"""Measure how fast the parts of ssd_graph are on this machine.
 
 python tools/bench.py step --gpus                                  # the training step against eager PyTorch
 python tools/bench.py step --preset ssd300-nano --batch-size 4     # the same, on a CPU
+python tools/bench.py input --data /data/coco                      # the input pipeline, by stage and workers
 python tools/bench.py export ckpt.pth --data /data/coco            # what each exported form costs and keeps
 
 `--json -` prints one object, `--json FILE` writes it.
@@ -14,43 +15,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssd_graph.cli import atomic_write, positive, run
-from ssd_graph.config import MODELS
+from ssd_graph.cli import atomic_write, run
 
 
 def main() -> None:
     """Read the flags, measure and print."""
-    from ssd_graph import bench_export, bench_step
+    from ssd_graph.bench import export, pipeline, step
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    step = commands.add_parser("step", help="the training step alone, on batches that lie on the device")
-    step.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="default: %(default)s")
-    step.add_argument("--batch-size", "-b", type=positive, default=32, help="default: %(default)s")
-    step.add_argument("--steps", type=positive, default=30, help="default: %(default)s")
-    step.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: by device")
-    step.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
-    step.add_argument("--gpus", action="store_const", const="gpu", default="cpu", dest="devices", help="on one GPU")
-    export = commands.add_parser("export", help="what each exported form costs and keeps")
-    bench_export.add_flags(export)
-    for command in (step, export):
+    for name, benchmark, summary in (
+        ("step", step, "the training step alone, on batches that lie on the device"),
+        ("input", pipeline, "reading, decoding, cropping, resizing, collating, copying"),
+        ("export", export, "what each exported form costs and keeps"),
+    ):
+        command = commands.add_parser(name, help=summary)
+        benchmark.add_flags(command)
         command.add_argument("--json", metavar="FILE", help="write one object there; - prints it")
+        command.set_defaults(benchmark=benchmark)
     args = parser.parse_args()
-    if args.what == "export":
-        result = bench_export.run(args)
-        write(result, json.dumps(result, indent=2), args.json)
-        return
-    result = bench_step.bench_step(
-        bench_step.StepOptions(
-            preset=args.preset,
-            batch_size=args.batch_size,
-            num_steps=args.steps,
-            amp=args.amp,
-            backend=args.backend,
-            devices=args.devices,
-        )
-    )
-    write(result, bench_step.table(result), args.json)
+    result = args.benchmark.run(args)
+    write(result, args.benchmark.table(result), args.json)
 
 
 def write(result: dict[str, Any], text: str, file: str | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ssd_graph.cli import InputError, positive, run
 from ssd_graph.coco import DEFAULT_ROOT
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Recipe, epochs_every
-from ssd_graph.options import TrainOptions
+from ssd_graph.options import TrainOptions, default_workers
 
 
 def loss_scale(text: str) -> float | str:
@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--seed", "-s", type=int, default=1, help="fixes weights, order, augmentation (default: 1)")
 
     loop = result.add_argument_group("loop")
-    loop.add_argument("--workers", "--num-workers", type=int, default=2, help="decoding threads (default: %(default)s)")
+    loop.add_argument("--workers", "--num-workers", type=int, help="decoding processes of a device (default: by cores)")
+    loop.add_argument("--on-bad-image", choices=("error", "skip"), default="error", help="default: %(default)s")
+    loop.add_argument("--cache", metavar="ram|DIR", help="keep the decoded training images in memory or in a folder")
     loop.add_argument("--print-every", "--print-interval", type=positive, default=20, help="steps (default: 20)")
     loop.add_argument("--save-every", type=positive, help="steps (default: at each validation)")
     loop.add_argument("--keep", type=positive, default=3, help="newest checkpoints to keep (default: %(default)s)")
@@ -112,14 +114,16 @@ def main() -> None:
         if not args.validate_every > 0:
             raise InputError(f"--validate-every {args.validate_every}: give more than 0")
         recipe = replace(recipe, evaluation_epochs=epochs_every(args.validate_every, recipe.epochs))
+    devices = "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu"
+    num_devices = args.npus or args.gpus or args.cpus or 1
     where = {
         "data": args.data,
-        "devices": "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu",
-        "num_devices": args.npus or args.gpus or args.cpus or 1,
+        "devices": devices,
+        "num_devices": num_devices,
         "first_device": args.device_id,
         "amp": args.amp,
         "backend": args.backend,
-        "workers": args.workers,
+        "workers": default_workers(devices, num_devices) if args.workers is None else args.workers,
     }
     if args.eval_only:
         if args.checkpoint is None:
@@ -133,6 +137,8 @@ def main() -> None:
         recipe=recipe,
         max_steps=args.max_steps,
         seed=args.seed,
+        on_bad_image=args.on_bad_image,
+        cache=args.cache,
         out=args.out,
         overwrite=args.overwrite,
         print_every=args.print_every,

@@ -8,6 +8,7 @@ torch's own BatchNorm2d, images normalised and targets encoded beforehand. Our s
 
 from __future__ import annotations
 
+import argparse
 import resource
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_graph.backend import compile_graph, require_devices
-from ssd_graph.config import RECIPES, Amp, model_config
+from ssd_graph.cli import positive
+from ssd_graph.config import MODELS, RECIPES, Amp, model_config
 from ssd_graph.loader import Batch
 from ssd_graph.loss import multibox_loss
 from ssd_graph.matcher import match
@@ -48,6 +50,30 @@ class StepOptions:
     amp: Amp | None = None
     backend: str | None = None
     num_steps: int = 30
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `run` reads."""
+    parser.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="default: %(default)s")
+    parser.add_argument("--batch-size", "-b", type=positive, default=32, help="default: %(default)s")
+    parser.add_argument("--steps", type=positive, default=30, help="default: %(default)s")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: by device")
+    parser.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
+    parser.add_argument("--gpus", action="store_const", const="gpu", default="cpu", dest="devices", help="on one GPU")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """What `bench_step` measures for these flags."""
+    return bench_step(
+        StepOptions(
+            preset=args.preset,
+            batch_size=args.batch_size,
+            num_steps=args.steps,
+            amp=args.amp,
+            backend=args.backend,
+            devices=args.devices,
+        )
+    )
 
 
 def bench_step(options: StepOptions) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssd_graph.bench_step import matmul_tflops, train_flops_per_image
+from ssd_graph.bench.step import matmul_tflops, train_flops_per_image
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_training_costs_what_the_reference_figures_say():

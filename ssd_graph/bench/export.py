@@ -126,3 +126,22 @@ def _detect_with_torch(checkpoint: Checkpoint, split: CocoSplit) -> DetectionRow
         parts.append(detection_rows(split.image_ids[rows], split.sizes[rows], *found))
         start += len(images)
     return join_rows(parts)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a few lines, a form each."""
+    accuracy, speed = result["accuracy"], result["speed"]
+    lines = [f"{accuracy['num_images']} images on {result['processor']}", f"{'':8}{'AP':>10}{'against torch':>16}"]
+    lines[-1] += f"{'images/s':>12}"
+    lines.append(f"{'torch':8}{accuracy['torch']['AP']:10.6f}")
+    for name in FORMS:
+        scores, rate = accuracy[name], speed[f"{name}_images_per_second"]
+        lines.append(f"{name:8}{scores['AP']:10.6f}{scores['difference']:+16.6f}{rate:12.2f}")
+    return "\n".join(
+        [
+            *lines,
+            f"evaluator / bare loop: {speed['evaluator_share']:.3f}",
+            f"decoding and NMS, share of the raw graph's time: {speed['postprocessing_share']:.3f}",
+            f"int8 / fp32: {speed['int8_gain']:.2f}, fp16 / fp32: {speed['fp16_gain']:.2f}",
+        ]
+    )

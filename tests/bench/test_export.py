@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ssd_graph.bench_export import FORMS, accuracy, add_flags, run, speed
+from ssd_graph.bench.export import FORMS, accuracy, add_flags, run, speed
 from ssd_graph.checkpoint import load_checkpoint
 from ssd_graph.coco import load_split
 

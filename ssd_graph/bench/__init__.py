@@ -1,0 +1,1 @@
+"""Measurements: what tools/bench.py prints."""

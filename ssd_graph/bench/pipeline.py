@@ -1,0 +1,222 @@
+"""The input pipeline's speed by stage and by number of workers, beside decoding alone and the reference's pipeline.
+
+All is measured in turns, in several rounds, and each counts with its best round, so that what else the machine
+does falls on no figure alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssd_graph import jpeg
+from ssd_graph.bench.stages import AUGMENT, STAGES, Stages, Work
+from ssd_graph.cli import positive
+from ssd_graph.coco import DEFAULT_ROOT, CocoSplit, load_split
+from ssd_graph.loader import Loader
+from ssd_graph.resize import RESIZER
+from ssd_graph.shapes import data_root
+
+Task = Callable[[], float]
+"""Returns its images a second."""
+
+_PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "torch")
+_BATCH_SIZE = 32
+_WARM_UP = 4
+"""Batches of a loader that are not counted: more than it has filled when it is first looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpeed:
+    """Images a second; of one core where nothing else is said."""
+
+    baseline: float
+    """The reference's pipeline on the same images with the same crops."""
+    decode_only: float
+    """The decoder in use on whole files that are in memory, and nothing else."""
+    pipeline: float
+    """From reading the file to the filled batch, in the caller's process."""
+    stages: dict[str, float]
+    """Each stage of the pipeline alone; `copy` is to the device."""
+    alternatives: dict[str, float]
+    """`decode NAME` as decode_only and `pipeline NAME` by decoder; `resize Pillow`."""
+    workers: dict[str, float]
+    """The loader by number of worker processes, on all cores; keys are numbers."""
+    beside_python: dict[str, float]
+    """One worker as a `process` and as a `thread`, and each beside a thread of the caller that runs Python code."""
+    resize_difference: dict[str, float]
+    """`mean` and `max` over images from the reference's resize of the same crops, in levels of 0 to 255."""
+    num_images: int
+    environment: dict[str, str]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `run` reads."""
+    parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="default: %(default)s")
+    parser.add_argument("--images", type=positive, default=200, help="the first N (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="the best counts (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--device", default="cpu", help="where batches are copied (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """What `measure_input` measures for these flags."""
+    split = load_split(data_root(args.data), args.split)
+    return asdict(
+        measure_input(split, num_images=args.images, rounds=args.rounds, workers=args.workers, device=args.device)
+    )
+
+
+def measure_input(
+    split: CocoSplit, *, num_images: int = 200, rounds: int = 5, workers: Sequence[int] = (1, 2), device: str = "cpu"
+) -> InputSpeed:
+    """Measure on the first `num_images` images of `split`, copying batches to `device`."""
+    torch.set_num_threads(1)
+    split = _part(split, slice(num_images))
+    one_core, difference = _on_one_core(split, rounds, torch.device(device))
+    in_a_thread = partial(_in_a_thread, Stages(_part(split, slice(_BATCH_SIZE)), torch.device(device)))
+    kinds: dict[str, Task] = {"process": partial(_load, split, 1), "thread": in_a_thread}
+    kinds |= {f"{kind} beside Python": partial(_beside_python, task) for kind, task in kinds.items()}
+    return InputSpeed(
+        baseline=one_core["baseline"],
+        decode_only=one_core[f"decode {jpeg.DECODER}"],
+        pipeline=one_core[f"pipeline {jpeg.DECODER}"],
+        stages={stage: one_core[f"stage {stage}"] for stage in STAGES},
+        alternatives={
+            name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
+        },
+        workers=_best({str(count): partial(_load, split, count) for count in workers}, rounds),
+        beside_python=_best(kinds, rounds),
+        resize_difference=difference,
+        num_images=len(split),
+        environment=_environment(),
+    )
+
+
+def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
+    """Images a second of all that `Stages` does, each batch in its best round; and how far the resize is off."""
+    images, seconds, differences = Counter[str](), defaultdict[str, float](float), []
+    for begin in range(0, len(split), _BATCH_SIZE):
+        stages = Stages(_part(split, slice(begin, begin + _BATCH_SIZE)), device)
+        works = stages.works()
+        times = [{name: _time(work) for name, work in works.items()} for _ in range(rounds)]
+        for name in works:
+            count, best = min((measured[name] for measured in times), key=itemgetter(1))
+            images[name] += count
+            seconds[name] += best
+        differences.append(stages.resize_difference())
+    difference = {"mean": float(np.mean(differences)), "max": float(np.max(differences))}
+    return {name: round(images[name] / seconds[name], 1) for name in seconds}, difference
+
+
+def _time(work: Work) -> tuple[int, float]:
+    """Images and seconds."""
+    begin = time.perf_counter()
+    num_images = work()
+    return num_images, time.perf_counter() - begin
+
+
+def _best(tasks: dict[str, Task], rounds: int) -> dict[str, float]:
+    """Images a second of each in its best round; they take turns."""
+    speeds = [{name: task() for name, task in tasks.items()} for _ in range(rounds)]
+    return {name: round(max(speed[name] for speed in speeds), 1) for name in tasks}
+
+
+def _load(split: CocoSplit, num_workers: int) -> float:
+    """A loader's speed, without its start and the batches filled before the clock."""
+    batch_size = min(_BATCH_SIZE, len(split))
+    with closing(Loader(split, batch_size, AUGMENT, workers=num_workers).batches()) as batches:
+        for _ in range(_WARM_UP):
+            next(batches)
+        num_batches = max(2, len(split) // batch_size)
+        begin = time.perf_counter()
+        for _ in range(num_batches):
+            next(batches)
+        return num_batches * batch_size / (time.perf_counter() - begin)
+
+
+def _in_a_thread(stages: Stages) -> float:
+    with ThreadPoolExecutor(1) as pool:
+        num_images, seconds = pool.submit(_time, stages.fill).result()
+    return num_images / seconds
+
+
+def _beside_python(task: Task) -> float:
+    """A task's speed while another thread of this process never lets go of the interpreter unasked."""
+    over = threading.Event()
+
+    def spin() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        return task()
+    finally:
+        over.set()
+        thread.join()
+
+
+def _part(split: CocoSplit, images: slice) -> CocoSplit:
+    arrays = {name: getattr(split, name)[images] for name in ("image_ids", "file_names", "sizes")}
+    begin, end, _ = images.indices(len(split))
+    return replace(split, **arrays, offsets=split.offsets[begin : end + 1])
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "num_cores": str(os.cpu_count()),
+        "decoder": jpeg.DECODER,
+        "resizer": RESIZER,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The fields of an InputSpeed for a reader."""
+    decoder = result["environment"]["decoder"]
+    groups = (
+        {"reference's pipeline": result["baseline"]},
+        {f"decode only, {decoder}": result["decode_only"], "pipeline, one core": result["pipeline"]},
+        {f"  {stage}": speed for stage, speed in result["stages"].items()},
+        {f"loader, worker processes: {count}": speed for count, speed in result["workers"].items()},
+        {f"one worker: {kind}": speed for kind, speed in result["beside_python"].items()},
+        result["alternatives"],
+    )
+    lines = [f"{name:38}{speed:9.0f} images/s" for group in groups for name, speed in group.items()]
+    mean, most = result["resize_difference"]["mean"], result["resize_difference"]["max"]
+    return "\n".join(
+        [
+            *lines,
+            f"pipeline / decode only: {result['pipeline'] / result['decode_only']:.3f}",
+            f"pipeline / reference's: {result['pipeline'] / result['baseline']:.2f}",
+            f"resize differs from the reference's by {mean:.3f} levels of 255 on average, {most:.0f} at most",
+        ]
+    )

@@ -1,0 +1,111 @@
+"""Read the lists of a json file entry by entry, in a few megabytes of memory.
+
+COCO's training annotations are 450 MB of text, and several times that as dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+_CHUNK = 1 << 22
+"""Characters read at a time."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BEHIND = frozenset(" \t\n\r,:]}")
+"""What can follow a value."""
+
+
+class NotJsonError(ValueError):
+    """A text that breaks json's rules."""
+
+
+def read_entries(path: Path, unread: str) -> Iterator[tuple[str, Any]]:
+    """Key and entry for each entry of the lists of the object in `path`, in file order.
+
+    A list begins with an entry of None, so that one without entries is seen too. Keys without a list are left out.
+    Lists of numbers under the key `unread`, wherever it occurs, become 0 without being decoded: COCO's polygons
+    are nine tenths of its text.
+
+    Raises:
+        OSError, UnicodeDecodeError, NotJsonError, RecursionError: the file cannot be read.
+        TypeError: it does not hold an object.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        text = _Text(file, unread)
+        if text.peek() != "{":
+            raise TypeError(f"it holds a {type(text.value()).__name__}, not an object")
+        for _ in text.items("{", "}"):
+            key = text.value()
+            text.skip(":")
+            if text.peek() == "[":
+                yield key, None
+                for _ in text.items("[", "]"):
+                    yield key, text.value()
+            else:
+                text.value()
+        if text.peek():
+            raise NotJsonError(f"{text.peek()!r} behind its end")
+
+
+class _Text:
+    """The text of a file from a position on, of which no more is held than was asked for."""
+
+    def __init__(self, file: TextIO, unread: str) -> None:
+        self._file, self._decode = file, json.JSONDecoder().raw_decode
+        # Up to the bracket in front of the next key or the object's end, so never to one inside a list that is cut.
+        self._numbers = re.compile(rf'"{unread}":\s*\[[^"{{}}]*\](?=,?\s*["}}])')
+        self._zero = f'"{unread}":0'
+        self._held, self._at = "", 0
+
+    def _read_on(self) -> bool:
+        """Hold more text, twice as much if nothing of it was used; False at the end of the file."""
+        more = self._file.read(max(_CHUNK, len(self._held) - self._at))
+        if more:
+            self._held, self._at = self._numbers.sub(self._zero, self._held[self._at :] + more), 0
+        return bool(more)
+
+    def peek(self) -> str:
+        """The next character that is not white, empty at the end."""
+        while True:
+            match = _SPACE.match(self._held, self._at)
+            assert match
+            self._at = match.end()
+            if self._at < len(self._held) or not self._read_on():
+                return self._held[self._at : self._at + 1]
+
+    def skip(self, character: str) -> None:
+        """Pass over `character`, which must be next."""
+        if self.peek() != character:
+            raise NotJsonError(f"{self.peek() or 'the end'!r} where {character!r} should be")
+        self._at += 1
+
+    def value(self) -> Any:
+        """Decode the next value."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._decode(self._held, self._at)
+            except json.JSONDecodeError as error:
+                if not self._read_on():
+                    raise NotJsonError(error.msg) from None
+                continue
+            # Only what follows it shows that a number is whole: "1" may go on as "1.5" or "1e3".
+            if self._held[end : end + 1] in _BEHIND or not self._read_on():
+                self._at = end
+                return value
+
+    def items(self, begin: str, end: str) -> Iterator[None]:
+        """Stop in front of each item between two brackets, for the caller to pass over."""
+        self.skip(begin)
+        if self.peek() == end:
+            self._at += 1
+            return
+        while True:
+            yield
+            if self.peek() == end:
+                self._at += 1
+                return
+            self.skip(",")
