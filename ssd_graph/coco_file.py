@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import sys
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.json_stream import NotJsonError, read_entries
+from ssd_graph.json_stream import NotJsonError, read_lists
 
 _KEEP_FROM = 1 << 24
 """Bytes of an annotation file from which on its columns are kept; smaller ones are read in less than a second."""
@@ -90,10 +93,11 @@ def _parse(path: Path) -> Columns:
     lists = _Lists()
     seen = set()
     try:
-        for key, entry in read_entries(path, unread="segmentation"):
-            seen.add(key)
-            if entry is not None and key in _ADD:
-                _ADD[key](lists, entry)
+        with _no_collections():
+            for key, entries in read_lists(path, unread="segmentation"):
+                seen.add(key)
+                if key in _ADD:
+                    _ADD[key](lists, entries)
         return lists.columns(seen)
     except (OSError, UnicodeDecodeError, NotJsonError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
@@ -102,6 +106,18 @@ def _parse(path: Path) -> Columns:
             f"{path} is not a COCO instances file ({type(error).__name__}: {error}); "
             "it needs images (id, file_name, width, height), annotations (image_id, category_id, bbox) and categories"
         ) from error
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Spare the collector millions of dictionaries that refer to nothing: a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Lists:
@@ -114,20 +130,22 @@ class _Lists:
         self.category_ids = array("q")
         self.category_names: list[str] = []
 
-    def add_image(self, entry: dict[str, Any]) -> None:
-        self.image_ids.append(int(entry["id"]))
-        self.file_names.append(str(entry["file_name"]))
-        self.sizes.extend((int(entry["width"]), int(entry["height"])))
+    def add_images(self, entries: list[dict[str, Any]]) -> None:
+        self.image_ids.extend([int(entry["id"]) for entry in entries])
+        self.file_names.extend([str(entry["file_name"]) for entry in entries])
+        for entry in entries:
+            self.sizes.extend((int(entry["width"]), int(entry["height"])))
 
-    def add_annotation(self, entry: dict[str, Any]) -> None:
-        self.owners.append(int(entry["image_id"]))
-        self.owner_categories.append(int(entry["category_id"]))
-        x, y, width, height = entry["bbox"]
-        self.xywh.extend((x, y, width, height))
+    def add_annotations(self, entries: list[dict[str, Any]]) -> None:
+        self.owners.extend([int(entry["image_id"]) for entry in entries])
+        self.owner_categories.extend([int(entry["category_id"]) for entry in entries])
+        for entry in entries:
+            x, y, width, height = entry["bbox"]
+            self.xywh.extend((x, y, width, height))
 
-    def add_category(self, entry: dict[str, Any]) -> None:
-        self.category_ids.append(int(entry["id"]))
-        self.category_names.append(str(entry["name"]))
+    def add_categories(self, entries: list[dict[str, Any]]) -> None:
+        self.category_ids.extend([int(entry["id"]) for entry in entries])
+        self.category_names.extend([str(entry["name"]) for entry in entries])
 
     def columns(self, seen: set[str]) -> Columns:
         for key in _ADD:
@@ -145,4 +163,4 @@ class _Lists:
         )
 
 
-_ADD = {"images": _Lists.add_image, "annotations": _Lists.add_annotation, "categories": _Lists.add_category}
+_ADD = {"images": _Lists.add_images, "annotations": _Lists.add_annotations, "categories": _Lists.add_categories}

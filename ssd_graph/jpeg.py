@@ -23,6 +23,8 @@ DECODER = "simplejpeg" if simplejpeg else "Pillow"
 
 _BASELINE, _SCAN = 0xC0, 0xDA
 _END = b"\xff\xd9"
+_TAIL = 64
+"""Bytes in which a file's end is looked for: some programs write a few more behind it."""
 
 
 class Frame(NamedTuple):
@@ -41,8 +43,8 @@ class Frame(NamedTuple):
         return min(self.height, whole if self.block == 8 else whole + self.block)
 
 
-def find_frame(data: bytes) -> Frame | None:
-    """The frame of an ordinary JPEG: baseline, three components, complete, of a size Pillow does not warn of.
+def find_frame(data: memoryview) -> Frame | None:
+    """The frame of an ordinary JPEG: baseline, colour or grey, complete, of a size Pillow does not warn of.
 
     Anything else is None and is for Pillow to decode or refuse.
     """
@@ -52,51 +54,53 @@ def find_frame(data: bytes) -> Frame | None:
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
         if marker == _SCAN:
-            return frame if data.rfind(_END, position) >= 0 else None
+            return frame if bytes(data[max(position, len(data) - _TAIL) :]).rfind(_END) >= 0 else None
         if marker == _BASELINE and position + 20 <= len(data):
             frame = _frame(data, position)
         position += 2 + length
     return None
 
 
-def _frame(data: bytes, position: int) -> Frame | None:
+def _frame(data: memoryview, position: int) -> Frame | None:
     """The frame whose marker is at `position`."""
     precision, height, width, num_components = data[position + 4], *_sizes(data, position + 5), data[position + 9]
-    if precision != 8 or num_components != 3 or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or height * width):
+    if (
+        precision != 8
+        or num_components not in (1, 3)
+        or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or height * width)
+    ):
         return None
-    return Frame(position + 5, width, height, 8 * max(data[position + 11 + 3 * c] & 15 for c in range(3)))
+    samplings = [data[position + 11 + 3 * c] & 15 for c in range(num_components)]
+    # A scan of one component has blocks of 8 rows whatever its sampling says.
+    return Frame(position + 5, width, height, 8 * max(samplings) if num_components == 3 else 8)
 
 
-def _sizes(data: bytes, position: int) -> tuple[int, int]:
+def _sizes(data: memoryview, position: int) -> tuple[int, int]:
     return int.from_bytes(data[position : position + 2]), int.from_bytes(data[position + 2 : position + 4])
 
 
-def decode_rows(data: bytes, frame: Frame, num_rows: int) -> np.ndarray:
-    """The upper rows of a picture, uint8 RGB [num_rows, width, 3].
+def decode_rows(data: memoryview, frame: Frame, num_rows: int) -> np.ndarray:
+    """The upper rows of a picture, uint8 RGB [num_rows, width, 3]; its height in `data` becomes what is decoded.
 
     Raises:
         ValueError, OSError: the file is damaged.
     """
-    height = frame.rows_for(num_rows)
-    if height == frame.height:
-        return DECODERS[DECODER](data)[:num_rows]
-    changed = bytearray(data)
-    changed[frame.offset : frame.offset + 2] = height.to_bytes(2)
-    return DECODERS[DECODER](changed)[:num_rows]
+    data[frame.offset : frame.offset + 2] = frame.rows_for(num_rows).to_bytes(2)
+    return DECODERS[DECODER](data)[:num_rows]
 
 
-def _by_pillow(data: bytes | bytearray) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.array(image)
+def _by_pillow(data: memoryview) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return np.array(image.convert("RGB"))
 
 
-def _by_simplejpeg(data: bytes | bytearray) -> np.ndarray:
+def _by_simplejpeg(data: memoryview) -> np.ndarray:
     assert simplejpeg
     # Not strict: as Pillow does, it then says nothing of libjpeg's warnings, of which rows left out cause one.
     return simplejpeg.decode_jpeg(data, strict=False)
 
 
-DECODERS: dict[str, Callable[[bytes | bytearray], np.ndarray]] = {
+DECODERS: dict[str, Callable[[memoryview], np.ndarray]] = {
     "Pillow": _by_pillow,
     **({"simplejpeg": _by_simplejpeg} if simplejpeg else {}),
 }

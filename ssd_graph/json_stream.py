@@ -1,4 +1,4 @@
-"""Read the lists of a json file entry by entry, in a few megabytes of memory.
+"""Read the lists of a json file piece by piece, in a few megabytes of memory.
 
 COCO's training annotations are 450 MB of text, and several times that as dictionaries.
 """
@@ -13,8 +13,9 @@ from typing import Any, TextIO
 
 _CHUNK = 1 << 22
 """Characters read at a time."""
-_SPACE = re.compile(r"[ \t\n\r]*")
-_BEHIND = frozenset(" \t\n\r,:]}")
+_WHITE = " \t\n\r"
+_SPACE = re.compile(f"[{_WHITE}]*")
+_BEHIND = frozenset(_WHITE + ",:]}")
 """What can follow a value."""
 
 
@@ -22,10 +23,10 @@ class NotJsonError(ValueError):
     """A text that breaks json's rules."""
 
 
-def read_entries(path: Path, unread: str) -> Iterator[tuple[str, Any]]:
-    """Key and entry for each entry of the lists of the object in `path`, in file order.
+def read_lists(path: Path, unread: str) -> Iterator[tuple[str, list[Any]]]:
+    """The lists of the object in `path`, piece by piece: a key and some of its entries at a time, in file order.
 
-    A list begins with an entry of None, so that one without entries is seen too. Keys without a list are left out.
+    A list begins with an empty piece, so that one without entries is seen too. Keys without a list are left out.
     Lists of numbers under the key `unread`, wherever it occurs, become 0 without being decoded: COCO's polygons
     are nine tenths of its text.
 
@@ -41,9 +42,9 @@ def read_entries(path: Path, unread: str) -> Iterator[tuple[str, Any]]:
             key = text.value()
             text.skip(":")
             if text.peek() == "[":
-                yield key, None
+                yield key, []
                 for _ in text.items("[", "]"):
-                    yield key, text.value()
+                    yield key, text.values()
             else:
                 text.value()
         if text.peek():
@@ -59,16 +60,22 @@ class _Text:
         self._numbers = re.compile(rf'"{unread}":\s*\[[^"{{}}]*\](?=,?\s*["}}])')
         self._zero = f'"{unread}":0'
         self._held, self._at = "", 0
+        self._many = True
+        """Whether several of the values held may be decoded at once."""
 
     def _read_on(self) -> bool:
         """Hold more text, twice as much if nothing of it was used; False at the end of the file."""
         more = self._file.read(max(_CHUNK, len(self._held) - self._at))
         if more:
             self._held, self._at = self._numbers.sub(self._zero, self._held[self._at :] + more), 0
+            self._many = True
         return bool(more)
 
     def peek(self) -> str:
         """The next character that is not white, empty at the end."""
+        character = self._held[self._at : self._at + 1]
+        if character and character not in _WHITE:  # nearly always, and a tenth of the time that follows
+            return character
         while True:
             match = _SPACE.match(self._held, self._at)
             assert match
@@ -97,6 +104,21 @@ class _Text:
                 self._at = end
                 return value
 
+    def values(self) -> list[Any]:
+        """Decode the next value and, where they are objects, those behind it that are held whole."""
+        self.peek()
+        if self._many:
+            end = max(self._held.rfind(between, self._at) for between in ("},{", "}, {")) + 1
+            try:
+                if end > self._at:  # all at once is twice as quick
+                    values = json.loads(f"[{self._held[self._at : end]}]")
+                    self._at = end
+                    return values
+            except json.JSONDecodeError:
+                pass  # `end` is inside of a value, or in another list
+            self._many = False
+        return [self.value()]
+
     def items(self, begin: str, end: str) -> Iterator[None]:
         """Stop in front of each item between two brackets, for the caller to pass over."""
         self.skip(begin)
@@ -105,7 +127,9 @@ class _Text:
             return
         while True:
             yield
-            if self.peek() == end:
-                self._at += 1
+            character = self.peek()
+            if character not in (",", end):
+                raise NotJsonError(f"{character or 'the end'!r} where ',' or {end!r} should be")
+            self._at += 1
+            if character == end:
                 return
-            self.skip(",")

@@ -28,7 +28,12 @@ def resize_into(pixels: np.ndarray, out: np.ndarray) -> None:
     if RESIZER == "Pillow":
         out[:] = preprocess(Image.fromarray(pixels))
         return
-    _RESIZE(_channels_first(pixels), _SIZE, False, out=_channels_first(out))
+    source = _channels_first(pixels)
+    if len(pixels) > IMAGE_SIZE:
+        # Rows first: the kernel begins with the columns, which take it much longer, and then there are fewer.
+        rows = torch.empty(IMAGE_SIZE, pixels.shape[1], 3, dtype=torch.uint8).permute(2, 0, 1).unsqueeze(0)
+        source = _RESIZE(source, rows.shape[2:], False, out=rows)
+    _RESIZE(source, _SIZE, False, out=_channels_first(out))
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:

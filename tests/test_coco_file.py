@@ -35,7 +35,7 @@ def path(tmp_path, monkeypatch):
 @pytest.fixture
 def no_parsing(monkeypatch):
     """Call it to have parsing fail from then on."""
-    return lambda: monkeypatch.setattr(coco_file, "read_entries", None)
+    return lambda: monkeypatch.setattr(coco_file, "read_lists", None)
 
 
 def assert_columns(columns):

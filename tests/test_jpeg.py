@@ -10,6 +10,7 @@ from PIL import Image
 
 from ssd_graph import jpeg
 from ssd_graph.jpeg import DECODERS, decode_rows, find_frame
+from ssd_graph.transforms import read_file
 
 NOISE = np.random.default_rng(0).integers(0, 256, (141, 107, 3), np.uint8)
 
@@ -17,7 +18,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (141, 107, 3), np.uint8)
 def encode(picture=NOISE, **options):
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", **options)
-    return file.getvalue()
+    return memoryview(bytearray(file.getvalue()))
 
 
 def whole(data):
@@ -39,6 +40,7 @@ def decoder(request, monkeypatch):
         {"quality": 5, "subsampling": "4:2:0"},
         {"restart_marker_blocks": 3},
         {"keep_rgb": True},
+        {"picture": NOISE[..., 0]},
         {"exif": Image.Exif().tobytes(), "comment": b"\xff\xc0 no frame"},
     ],
 )
@@ -46,18 +48,18 @@ def test_upper_rows_are_those_of_the_whole_picture(decoder, num_rows, options):
     data = encode(**options)
     frame = find_frame(data)
     assert (frame.width, frame.height) == (107, 141)
-    rows = decode_rows(data, frame, num_rows)
-    np.testing.assert_array_equal(rows, whole(data)[:num_rows])
+    expected = whole(data)[:num_rows]
+    np.testing.assert_array_equal(decode_rows(data, frame, num_rows), expected)
 
 
 def test_every_real_file_decodes_to_pillows_pixels(decoder, shared):
     rng = np.random.default_rng(1)
     for path in sorted((shared / "coco_mini" / "val2017").iterdir())[::4]:
-        data = path.read_bytes()
+        data = read_file(path)
         frame = find_frame(data)
         num_rows = int(rng.integers(1, frame.height + 1))
-        rows = decode_rows(data, frame, num_rows)
-        np.testing.assert_array_equal(rows, whole(data)[:num_rows])
+        expected = whole(data)[:num_rows]
+        np.testing.assert_array_equal(decode_rows(data, frame, num_rows), expected)
 
 
 @pytest.mark.parametrize(("subsampling", "num_decoded"), [("4:4:4", 72), ("4:2:2", 72), ("4:2:0", 96)])
@@ -76,11 +78,10 @@ def test_little_more_is_decoded_than_is_needed(decoder, monkeypatch, subsampling
         ("no image", b"no image"),
         ("start only", b"\xff\xd8\xff"),
         ("progressive", encode(progressive=True)),
-        ("greyscale", encode(NOISE[..., 0])),
         ("truncated", encode()[:-2]),
         ("cut in its header", encode()[:170]),
-        ("without height", encode().replace((141).to_bytes(2) + (107).to_bytes(2), bytes(2) + (107).to_bytes(2))),
-        ("huge", encode().replace((141).to_bytes(2) + (107).to_bytes(2), 2 * (20_000).to_bytes(2))),
+        ("without height", encode().obj.replace((141).to_bytes(2) + (107).to_bytes(2), bytes(2) + (107).to_bytes(2))),
+        ("huge", encode().obj.replace((141).to_bytes(2) + (107).to_bytes(2), 2 * (20_000).to_bytes(2))),
     ],
 )
 def test_what_is_not_ordinary_has_no_frame(name, data):
@@ -96,7 +97,7 @@ def test_cmyk_has_no_frame():
 def test_a_thumbnail_is_not_taken_for_the_picture():
     thumbnail = encode(NOISE[:8, :8])
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2) + thumbnail
-    data = encode()
+    data = bytes(encode())
     frame = find_frame(data[:2] + segment + data[2:])
     assert (frame.width, frame.height) == (107, 141)
     assert find_frame((data[:2] + segment + data[2:])[:-2]) is None  # though the thumbnail has an end

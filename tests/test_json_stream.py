@@ -1,4 +1,4 @@
-"""Proves that reading a json file entry by entry gives what reading it at once gives, wherever the text is cut."""
+"""Proves that reading a json file piece by piece gives what reading it at once gives, wherever the text is cut."""
 
 import json
 
@@ -7,13 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd_graph import json_stream
-from ssd_graph.json_stream import NotJsonError, read_entries
+from ssd_graph.json_stream import NotJsonError, read_lists
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+def read_entries(path, unread):
+    """Key and entry for each entry; None for the empty piece in front."""
+    return [(key, entry) for key, entries in read_lists(path, unread) for entry in entries or [None]]
 
 
 def lists_of(content):
@@ -28,7 +33,7 @@ def test_any_object_reads_as_it_was_written(tmp_path_factory, chunk, content, in
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=ascii), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
-        assert list(read_entries(path, "p")) == lists_of(content)
+        assert read_entries(path, "p") == lists_of(content)
 
 
 POLYGONS = st.lists(st.lists(st.floats(allow_nan=False) | st.integers(), max_size=3), max_size=3)
@@ -43,7 +48,7 @@ def test_numbers_under_the_unread_key_become_zero(tmp_path_factory, chunk, befor
     path.write_text(json.dumps(content, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
-        found = list(read_entries(path, "p"))
+        found = read_entries(path, "p")
     expected = lists_of({**content, "a": [{**entry, "p": 0}] * 2})
     assert found == expected or (chunk == 1 and found == lists_of(content))  # what is held may be too little to see it
 
@@ -57,18 +62,18 @@ def test_broken_text_is_refused(tmp_path, monkeypatch, chunk, text):
     monkeypatch.setattr(json_stream, "_CHUNK", chunk)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(NotJsonError):
-        list(read_entries(tmp_path / "a.json", "p"))
+        read_entries(tmp_path / "a.json", "p")
 
 
 def test_another_kind_of_value_is_named(tmp_path):
     (tmp_path / "a.json").write_text("[1, 2]")
     with pytest.raises(TypeError, match="it holds a list"):
-        list(read_entries(tmp_path / "a.json", "p"))
+        read_entries(tmp_path / "a.json", "p")
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": [1]}')
-    assert list(read_entries(tmp_path / "a.json", "p")) == [("a", None), ("a", 1)]
+    assert read_entries(tmp_path / "a.json", "p") == [("a", None), ("a", 1)]
 
 
 def test_no_more_text_is_held_than_a_few_chunks(tmp_path, monkeypatch):
@@ -83,5 +88,12 @@ def test_no_more_text_is_held_than_a_few_chunks(tmp_path, monkeypatch):
         return more
 
     monkeypatch.setattr(json_stream._Text, "_read_on", watched)
-    assert len(list(read_entries(tmp_path / "a.json", "p"))) == 10_001
+    assert len(read_entries(tmp_path / "a.json", "p")) == 10_001
     assert max(held) <= 200
+
+
+def test_objects_are_decoded_many_at_a_time(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"a": [{"b": n} for n in range(1000)]}))
+    pieces = [len(entries) for key, entries in read_lists(tmp_path / "a.json", "p") if key == "a"]
+    assert sum(pieces) == 1000
+    assert len(pieces) < 5

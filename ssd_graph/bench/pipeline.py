@@ -121,7 +121,8 @@ def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[d
             images[name] += count
             seconds[name] += best
         differences.append(stages.resize_difference())
-    difference = {"mean": float(np.mean(differences)), "max": float(np.max(differences))}
+    levels = np.concatenate(differences)
+    difference = {"mean": float(levels.mean()), "max": float(levels.max())}
     return {name: round(images[name] / seconds[name], 1) for name in seconds}, difference
 
 

@@ -40,8 +40,9 @@ class Stages:
         self.views = [self._cropped(i) for i in self.all]
         files = [read_file(split.path(i)) for i in self.all]
         frames = [(file, jpeg.find_frame(file), crop) for file, crop in zip(files, self.crops, strict=True)]
-        self.files = [(file, frame, crop[3]) for file, frame, crop in frames if frame]
-        """Greyscale files, which only Pillow decodes, are no part of what decoders are compared on."""
+        self.files = [file for file, frame, _ in frames if frame]
+        """Ordinary files; those that only Pillow decodes are no part of what decoders are compared on."""
+        self.parts = [(memoryview(bytearray(file)), frame, crop[3]) for file, frame, crop in frames if frame]
 
     def works(self) -> dict[str, Work]:
         """All there is to measure, by name: stages, whole pipelines, and what might be used instead."""
@@ -73,9 +74,9 @@ class Stages:
 
     def decode(self) -> int:
         """Bytes to the rows that the crops need."""
-        for file, frame, num_rows in self.files:
+        for file, frame, num_rows in self.parts:
             jpeg.decode_rows(file, frame, num_rows)
-        return len(self.files)
+        return len(self.parts)
 
     def crop(self) -> int:
         """Draw the crops."""
@@ -105,9 +106,9 @@ class Stages:
             reference_sample(self.split.path(i), *self.split.boxes_of(i), rng, AUGMENT, self.defaults)
         return len(self.all)
 
-    def decode_whole(self, decoder: Callable[[bytes], object]) -> int:
+    def decode_whole(self, decoder: Callable[[memoryview], object]) -> int:
         """Bytes to all rows."""
-        for file, _, _ in self.files:
+        for file in self.files:
             decoder(file)
         return len(self.files)
 
