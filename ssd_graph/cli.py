@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import NoReturn
+
+import ssd_graph
 
 
 class InputError(ValueError):
     """Something the user can mend; the message is one line that says how."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C."""
     try:
         sys.exit(main() or 0)
@@ -26,6 +31,29 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+def command(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
+    """A decorator: the function then ends as `run` says, for scripts and console entry points alike."""
+
+    @wraps(main)
+    def ends() -> NoReturn:
+        run(main)
+
+    return ends
+
+
+def command_parser(doc: str | None) -> ArgumentParser:
+    """A parser whose --help begins with `doc`, a command's docstring, and which has --version.
+
+    The docstring's commands are those of a clone; the installed command tells its own name instead.
+    """
+    name = Path(sys.argv[0]).name
+    if not name.endswith(".py"):
+        doc = re.sub(r"python (tools|export)/\w+\.py", name, doc or "")
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"ssd_graph {ssd_graph.__version__}")
+    return parser
 
 
 def positive(text: str) -> int:
