@@ -15,6 +15,10 @@ from typing import NoReturn
 
 import ssd_graph
 
+# Setting the umask is the only way to read it, which is not safe beside threads, so it is read once.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 class InputError(ValueError):
     """Something the user can mend; the message is one line that says how."""
@@ -25,12 +29,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _refuse(error)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx", "onnxscript"):  # what a machine that only scores can do without
+            raise
+        _refuse(InputError(f"{error.name} is not installed; run `pip install {error.name}`"))
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+def _refuse(error: InputError) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
+    sys.exit(2)
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
@@ -82,7 +94,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
             _sync_folder(path.parent)
         finally:
