@@ -1,61 +1,6 @@
-"""Export a checkpoint to one self-describing .onnx file, checked against torch.
+"""Export a checkpoint to ONNX; `--help` and ssd_graph/commands/to_onnx.py tell the flags."""
 
-    python export/to_onnx.py ckpt.pth                       # the detector, as ckpt.onnx beside it
-    python export/to_onnx.py ckpt.pth --out model.onnx --half
-    python export/to_onnx.py ckpt.pth --int8 --calibration coco/train2017
-    python export/to_onnx.py ckpt.pth --raw --batch 8       # the network alone, for Ascend's ATC:
-    atc --framework=5 --model=ckpt.onnx --output=ckpt --input_format=NCHW \\
-        --input_shape="image:8,3,300,300" --soc_version=Ascend310P3
-
-docs/export.md says what each form is for, and what was measured.
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from ssd_graph.cli import InputError, positive, run
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
-    result.add_argument("--out", type=Path, help="file to write (default: the checkpoint's name with .onnx)")
-    result.add_argument("--images", type=Path, help="folder of images to compare torch and onnxruntime on")
-
-    form = result.add_argument_group("form")
-    form.add_argument("--raw", action="store_true", help="the network alone: image -> ploc, plabel")
-    form.add_argument("--batch", type=positive, metavar="N", help="images a call takes (default: any number)")
-    form.add_argument("--opset", type=positive, metavar="N", help="default: 18; with --raw 11, or 13 in 8 bits")
-
-    precision = result.add_argument_group("precision (default: float32)").add_mutually_exclusive_group()
-    precision.add_argument("--half", action="store_true", help="the network in float16")
-    precision.add_argument("--int8", action="store_true", help="the network in 8 bits; needs --calibration")
-    result.add_argument("--calibration", type=Path, metavar="DIR", help="images like those to come, for --int8")
-    result.add_argument("--calibration-images", type=positive, metavar="N", default=64, help="default: %(default)s")
-    return result
-
-
-def main() -> None:
-    """Read the flags and export."""
-    args = parser().parse_args()
-    from ssd_graph.checkpoint import load_checkpoint
-    from ssd_graph.config import EvalConfig
-    from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
-
-    out = args.out or args.checkpoint.with_suffix(".onnx")
-    if out == args.checkpoint:
-        raise InputError(f"{out} is the checkpoint itself; name another file with --out")
-    precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
-    options = ExportOptions(raw=args.raw, batch=args.batch, opset=args.opset, precision=precision)
-    checkpoint = load_checkpoint(args.checkpoint)
-    samples = sample_images(args.images or args.calibration)
-    calibration = sample_images(args.calibration, args.calibration_images) if args.calibration else None
-    result = export_onnx(checkpoint, out, samples, EvalConfig(), options, calibration)
-    print(f"{out}: {out.stat().st_size:,} bytes, {precision}; {result.describe()}")
-
+from ssd_graph.commands.to_onnx import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -3,29 +3,69 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import NoReturn
+
+import ssd_graph
+
+# Setting the umask is the only way to read it, which is not safe beside threads, so it is read once.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 class InputError(ValueError):
     """Something the user can mend; the message is one line that says how."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C."""
     try:
         sys.exit(main() or 0)
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _refuse(error)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx", "onnxscript"):  # what a machine that only scores can do without
+            raise
+        _refuse(InputError(f"{error.name} is not installed; run `pip install {error.name}`"))
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+def _refuse(error: InputError) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
+    sys.exit(2)
+
+
+def command(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
+    """A decorator: the function then ends as `run` says, for scripts and console entry points alike."""
+
+    @wraps(main)
+    def ends() -> NoReturn:
+        run(main)
+
+    return ends
+
+
+def command_parser(doc: str | None) -> ArgumentParser:
+    """A parser whose --help begins with `doc`, a command's docstring, and which has --version.
+
+    The docstring's commands are those of a clone; the installed command tells its own name instead.
+    """
+    name = Path(sys.argv[0]).name
+    if not name.endswith(".py"):
+        doc = re.sub(r"python (tools|export)/\w+\.py", name, doc or "")
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"ssd_graph {ssd_graph.__version__}")
+    return parser
 
 
 def positive(text: str) -> int:
@@ -54,7 +94,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
             _sync_folder(path.parent)
         finally:

@@ -2,11 +2,13 @@
 
 import argparse
 import stat
+import subprocess
 import sys
 
 import pytest
 
-from ssd_graph.cli import InputError, atomic_write, positive, run
+import ssd_graph
+from ssd_graph.cli import InputError, atomic_write, command, command_parser, positive, run
 
 
 def end_of(main, monkeypatch):
@@ -28,6 +30,60 @@ def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
 
     assert end_of(main, monkeypatch) == 2
     assert capsys.readouterr() == ("", "train_graph.py: no file a.json; give --data\n")
+
+
+def test_a_command_without_torch_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    def main():
+        import torch  # noqa: F401
+
+    assert end_of(main, monkeypatch) == 2
+    assert capsys.readouterr().err == "train_graph.py: torch is not installed; run `pip install torch`\n"
+
+
+def test_another_missing_module_keeps_its_traceback():
+    def main():
+        import a_module_that_does_not_exist  # noqa: F401  # type: ignore
+
+    with pytest.raises(ModuleNotFoundError):
+        run(main)
+
+
+def test_a_decorated_function_ends_as_a_command(monkeypatch, capsys):
+    @command
+    def main():
+        raise InputError("give --data")
+
+    monkeypatch.setattr(sys, "argv", ["ssd-train"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "ssd-train: give --data\n"
+
+
+DOC = """Train.
+
+python tools/train_graph.py --npus 8    # eight
+torchrun tools/train_graph.py
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("tools/train_graph.py", "python tools/train_graph.py --npus 8"), ("ssd-train", "ssd-train --npus 8")],
+)
+def test_help_tells_the_command_that_was_used(monkeypatch, name, line):
+    monkeypatch.setattr(sys, "argv", [name])
+    told = command_parser(DOC).format_help()
+    assert f"\n{line}    # eight\ntorchrun tools/train_graph.py\n" in told
+
+
+def test_version_is_the_packages(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        command_parser(DOC).parse_args(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"ssd_graph {ssd_graph.__version__}\n"
 
 
 def test_an_interrupt_is_exit_code_130(monkeypatch, capsys):
@@ -95,10 +151,12 @@ def test_a_write_makes_missing_folders(tmp_path):
     assert (tmp_path / "runs" / "one" / "a.json").read_text() == "{}"
 
 
-def test_a_written_file_is_readable_by_others(tmp_path):
-    with atomic_write(tmp_path / "a.json") as temporary:
-        temporary.write_text("{}")
-    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_written_file_is_readable_by_whom_the_umask_says(tmp_path, umask, mode):
+    code = "import pathlib, sys; from ssd_graph.cli import atomic_write\n"
+    code += "with atomic_write(pathlib.Path(sys.argv[1])) as temporary: temporary.touch()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], umask=umask, check=True)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
 def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):

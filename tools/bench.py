@@ -1,53 +1,6 @@
-"""Measure how fast the parts of ssd_graph are on this machine.
+"""Measure; `--help` and ssd_graph/commands/bench.py tell the flags."""
 
-python tools/bench.py step --gpus                                  # the training step against eager PyTorch
-python tools/bench.py step --preset ssd300-nano --batch-size 4     # the same, on a CPU
-python tools/bench.py input --data /data/coco                      # the input pipeline, by stage and workers
-python tools/bench.py export ckpt.pth --data /data/coco            # what each exported form costs and keeps
-
-`--json -` prints one object, `--json FILE` writes it.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
-from pathlib import Path
-from typing import Any
-
-from ssd_graph.cli import atomic_write, run
-
-
-def main() -> None:
-    """Read the flags, measure and print."""
-    from ssd_graph.bench import export, pipeline, step
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="what", required=True)
-    for name, benchmark, summary in (
-        ("step", step, "the training step alone, on batches that lie on the device"),
-        ("input", pipeline, "reading, decoding, cropping, resizing, collating, copying"),
-        ("export", export, "what each exported form costs and keeps"),
-    ):
-        command = commands.add_parser(name, help=summary)
-        benchmark.add_flags(command)
-        command.add_argument("--json", metavar="FILE", help="write one object there; - prints it")
-        command.set_defaults(benchmark=benchmark)
-    args = parser.parse_args()
-    result = args.benchmark.run(args)
-    write(result, args.benchmark.table(result), args.json)
-
-
-def write(result: dict[str, Any], text: str, file: str | None) -> None:
-    """Print the table, or the object to where `--json` says."""
-    if file == "-":
-        print(json.dumps(result))
-        return
-    print(text)
-    if file:
-        with atomic_write(Path(file)) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
-
+from ssd_graph.commands.bench import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

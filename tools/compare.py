@@ -1,45 +1,6 @@
-"""What changed between two evaluations of the same images, with bootstrap intervals over images.
+"""Compare two evaluations; `--help` and ssd_graph/commands/compare.py tell the flags."""
 
-    python tools/compare.py before/summary.json after/summary.json      # ./coco
-    python tools/compare.py before after --data shapes --json changes.json
-
-Each summary.json needs the detections.json that tools/eval_onnx.py wrote beside it. Images are drawn with
-replacement, the same for both, and AP is computed anew from each draw: an interval that does not include 0
-says that the change does not hang on which images were chosen. It does not cover the seed of a training run.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
-from pathlib import Path
-
-from ssd_graph.cli import atomic_write, positive, run
-from ssd_graph.coco import DEFAULT_ROOT
-
-
-def main() -> None:
-    """Read the flags, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", type=Path, metavar="A", help="summary.json of the first evaluation, or its folder")
-    parser.add_argument("b", type=Path, metavar="B", help="summary.json of the second, or its folder")
-    parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
-    parser.add_argument("--resamples", type=positive, default=1000, help="draws of images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the draws (default: %(default)s)")
-    parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write every class as JSON; `-` prints it instead of the table")
-    args = parser.parse_args()
-    from ssd_graph.compare import compare, load_evaluation
-    from ssd_graph.shapes import data_root
-
-    a, b = load_evaluation(args.a), load_evaluation(args.b)
-    comparison = compare(a, b, data_root(args.data), args.resamples, args.seed)
-    text = json.dumps(comparison.to_json(), indent=2)
-    if args.json and args.json != "-":
-        with atomic_write(Path(args.json)) as temporary:
-            temporary.write_text(text + "\n")
-    print(text if args.json == "-" else comparison.table(args.classes))
-
+from ssd_graph.commands.compare import main
 
 if __name__ == "__main__":
-    run(main)
+    main()

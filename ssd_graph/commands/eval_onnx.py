@@ -1,0 +1,78 @@
+"""Score an exported model on COCO with onnxruntime; torch is not needed.
+
+    python tools/eval_onnx.py model.onnx                     # ./coco, results into the model's folder
+    python tools/eval_onnx.py model.onnx --data /data/coco --out scores --report
+    python tools/eval_onnx.py model.onnx --provider cuda     # or tensorrt, openvino, cann, auto
+    python tools/eval_onnx.py model.onnx --reproducible      # the same bits whatever the batch size
+    python tools/eval_onnx.py model.onnx --verify scores/summary.json
+
+Writes summary.json (the twelve COCO numbers, AP by class, fingerprints, versions, speed), detections.json in
+COCO's result format and, with --report, report.html. --verify writes nothing and exits with 1 where the
+numbers differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from ssd_graph.cli import command, command_parser, positive
+from ssd_graph.coco import DEFAULT_ROOT
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = command_parser(__doc__)
+    result.add_argument("model", type=Path, help="model that export/to_onnx.py wrote, --raw ones included")
+    result.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
+    result.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
+    result.add_argument("--limit", type=positive, help="score only the first images")
+    result.add_argument("--scorer", choices=("pycocotools", "faster"), help="default: pycocotools")
+
+    how = result.add_argument_group("how it runs (default with --verify: as recorded)")
+    how.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu")
+    how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
+    how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
+    how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
+    how.add_argument("--reproducible", action="store_true", help="one CPU thread, every optimisation")
+
+    output = result.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="results folder (default: the model's)")
+    output.add_argument("--report", action="store_true", help="also write report.html")
+    output.add_argument("--verify", type=Path, metavar="SUMMARY", help="repeat that evaluation and compare")
+    return result
+
+
+@command
+def main() -> int:
+    """Read the flags, evaluate, and write or compare the results."""
+    args = parser().parse_args()
+    from ssd_graph.coco import load_split
+    from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+    from ssd_graph.onnx_model.reproduce import compare, load_recorded
+    from ssd_graph.shapes import data_root
+
+    recorded = load_recorded(args.verify) if args.verify else None
+    settings = recorded.settings() if recorded else RunSettings()
+    given = {name: getattr(args, name) for name in RunSettings.__slots__}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if args.reproducible:
+        settings = settings.reproducible()
+    split = load_split(data_root(args.data), args.split)
+    result = evaluate_onnx(args.model, split, settings)
+    print(result.describe())
+    if recorded:
+        same, lines = compare(recorded, result)
+        print("\n".join(lines))
+        return 0 if same else 1
+    out = args.out or args.model.parent
+    write_result(result, out)
+    print(f"results in {out}")
+    if args.report:
+        from ssd_graph.report import write_report
+
+        write_report(
+            out / "report.html", result, split, metrics=args.model.parent / "metrics.jsonl", seconds=result.seconds
+        )
+    return 0

@@ -1,0 +1,63 @@
+"""Lower the training step or the inference graph for an Ascend NPU, on a machine that has none.
+
+    python tools/lower_npu.py                                     # SSD300-ResNet34, fp16, one Atlas A2
+    python tools/lower_npu.py --world-size 8 --soc 950            # one of eight Ascend 950
+    python tools/lower_npu.py --graph predict --amp off --out graph.txt
+    python tools/lower_npu.py --json - | jq .compute_ops
+
+Needs `pip install -e .[npu]` and a C compiler, but neither CANN nor an NPU. torchair's real compiler makes
+the graph; nothing runs on an NPU. The exit code is 1 when an operation does not lower or there is more than
+one graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ssd_graph.cli import atomic_write, command, command_parser, positive
+from ssd_graph.config import MODELS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = command_parser(__doc__)
+    result.add_argument("--graph", choices=("step", "predict"), default="step", help="default: %(default)s")
+    result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
+    result.add_argument("--batch-size", type=positive, default=32, help="images a device (default: %(default)s)")
+    result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="fp16", help="default: %(default)s")
+    result.add_argument("--world-size", type=positive, default=1, help="NPUs of the run (default: %(default)s)")
+    result.add_argument(
+        "--soc",
+        choices=("a2", "950"),
+        default="a2",
+        help="Atlas A2 and A3, or Ascend 950 (default: %(default)s)",
+    )
+    result.add_argument("--out", type=Path, metavar="FILE", help="write the GE graph as text")
+    result.add_argument("--sources", action="store_true", help="also list GE ops by the line that produced them")
+    result.add_argument(
+        "--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table"
+    )
+    return result
+
+
+@command
+def main() -> int:
+    """Read the flags, lower, report."""
+    args = parser().parse_args()
+    from ssd_graph.npu.lower import lower_predict, lower_step  # imports torch, which --help need not wait for
+
+    if args.graph == "step":
+        lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, args.soc)
+    else:
+        lowering = lower_predict(args.preset, args.batch_size, args.amp, args.soc)
+    if args.out:
+        lowering.dump(args.out)
+    options = {name: getattr(args, name) for name in ("graph", "preset", "batch_size", "amp", "world_size")}
+    text = json.dumps({**options, **lowering.to_json()}, indent=2)
+    if args.json and args.json != "-":
+        with atomic_write(Path(args.json)) as temporary:
+            temporary.write_text(text + "\n")
+    print(text if args.json == "-" else lowering.table(sources=args.sources))
+    return 0 if lowering.lowers else 1

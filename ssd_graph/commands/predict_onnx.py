@@ -1,0 +1,34 @@
+"""Draw an exported model's detections on images; torch is not needed.
+
+    python tools/predict_onnx.py model.onnx street.jpg kitchen.png
+    python tools/predict_onnx.py model.onnx photos/ --out found --score 0.5
+    python tools/predict_onnx.py model.onnx 'photos/**/*.jpg'
+
+Writes a JPEG for each image and predictions.json with every detection drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssd_graph.cli import command, command_parser, positive
+
+
+@command
+def main() -> None:
+    """Read the flags, detect and draw."""
+    parser = command_parser(__doc__)
+    parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
+    parser.add_argument("images", nargs="+", help="image files, folders or globs")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
+    parser.add_argument("--score", type=float, default=0.4, help="least score of what is shown (default: %(default)s)")
+    parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
+    parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
+    args = parser.parse_args()
+    from ssd_graph.onnx_model.detector import OnnxDetector
+    from ssd_graph.onnx_model.predict import find_images, predict
+
+    detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
+    records = predict(detector, find_images(args.images), args.out, least_score=args.score)
+    count = sum(len(record["objects"]) for record in records)
+    print(f"{count} objects in {len(records)} images by provider {detector.session.provider}, results in {args.out}")
