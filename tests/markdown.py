@@ -27,7 +27,7 @@ def lines(page: Path) -> list[Line]:
     result, fence = [], None
     previous_is_text = False
     for number, text in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-        if mark := re.match(r" {0,3}```(\w*)", text):
+        if mark := re.match(r"\s*```(\w*)", text):
             fence = mark[1] if fence is None else None
             continue
         if not text.strip():
