@@ -11,7 +11,7 @@ NPU_VENV ?= .venv-npu
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-npu test-slow lint format clean
+.PHONY: demo test test-npu test-slow lint format docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
@@ -37,6 +37,11 @@ format: $(VENV)/.installed-dev
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+# Links are checked without a network: those to other sites for their form only.
+docs: $(VENV)/.installed-dev
+	$(RUN) -m mkdocs build -q --strict
+	$(RUN) -m pytest -q tests/test_links.py
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q "$(TORCH)" 2>/dev/null || $(RUN) -m pip install -q "$(TORCH)" --index-url $(CPU_WHEELS)
@@ -53,4 +58,4 @@ $(NPU_VENV)/.installed-npu: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(NPU_VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NPU_VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache

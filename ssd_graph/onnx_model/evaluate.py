@@ -53,7 +53,7 @@ class RunSettings:
     """Score only the first images."""
 
     def reproducible(self) -> RunSettings:
-        """The same on the CPU with one thread and every optimisation; docs/export.md says what others changed.
+        """The same on the CPU with one thread and every optimisation; docs/evaluation.md says what others changed.
 
         Raises:
             InputError: the provider is not the CPU.

@@ -210,10 +210,12 @@ def _verify(
     decoded = detector.postprocess.decode(*(torch.from_numpy(o) for o in basis))
     boxes, probabilities = (o.numpy() for o in decoded)
     config = detector.postprocess.config
-    difference = unexplained(_run(model, samples, options), boxes, probabilities, detector.categories, config, PARITY)
-    if not difference <= PARITY:
+    # Logits of hundreds, as after a few steps of training, are rounded more coarsely than detections may differ.
+    limit = PARITY + max(float(np.abs(b - f).max()) for b, f in zip(basis, found, strict=True))
+    difference = unexplained(_run(model, samples, options), boxes, probabilities, detector.categories, config, limit)
+    if not difference <= limit:
         raise InputError(
-            f"onnxruntime differs from torch by {difference:.2g} on sample images (limit {PARITY:.0e}); nothing written"
+            f"onnxruntime differs from torch by {difference:.2g} on sample images (limit {limit:.1g}); nothing written"
         )
     return Verification(ratio, difference)
 
