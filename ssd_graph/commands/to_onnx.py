@@ -1,10 +1,10 @@
 """Export a checkpoint to one self-describing .onnx file, checked against torch.
 
-    python export/to_onnx.py ckpt.pth                       # the detector, as ckpt.onnx beside it
-    python export/to_onnx.py ckpt.pth --out model.onnx --half
-    python export/to_onnx.py ckpt.pth --int8 --calibration coco/train2017
-    python export/to_onnx.py ckpt.pth --raw --batch 8       # the network alone, for Ascend's ATC:
-    atc --framework=5 --model=ckpt.onnx --output=ckpt --input_format=NCHW \\
+    python export/to_onnx.py ckpt.pth                                        # ckpt.onnx, the detector
+    python export/to_onnx.py ckpt.pth --half                                 # ckpt.fp16.onnx
+    python export/to_onnx.py ckpt.pth --int8 --calibration coco/train2017    # ckpt.int8.onnx
+    python export/to_onnx.py ckpt.pth --raw --batch 8                        # ckpt.raw.onnx, for Ascend's ATC:
+    atc --framework=5 --model=ckpt.raw.onnx --output=ckpt --input_format=NCHW \\
         --input_shape="image:8,3,300,300" --soc_version=Ascend310P3
 
 docs/export.md says what each form is for, and what was measured.
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     result = command_parser(__doc__)
     result.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
-    result.add_argument("--out", type=Path, help="file to write (default: the checkpoint's name with .onnx)")
+    result.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
     result.add_argument("--images", type=Path, help="folder of images to compare torch and onnxruntime on")
 
     form = result.add_argument_group("form")
@@ -46,11 +46,11 @@ def main() -> None:
     from ssd_graph.config import EvalConfig
     from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 
-    out = args.out or args.checkpoint.with_suffix(".onnx")
-    if out == args.checkpoint:
-        raise InputError(f"{out} is the checkpoint itself; name another file with --out")
     precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     options = ExportOptions(raw=args.raw, batch=args.batch, opset=args.opset, precision=precision)
+    out = args.out or options.path_beside(args.checkpoint)
+    if out == args.checkpoint:
+        raise InputError(f"{out} is the checkpoint itself; name another file with --out")
     checkpoint = load_checkpoint(args.checkpoint)
     samples = sample_images(args.images or args.calibration)
     calibration = sample_images(args.calibration, args.calibration_images) if args.calibration else None

@@ -80,6 +80,11 @@ class ExportOptions:
             raise InputError(f"--int8 needs opset {least} or newer; give no --opset {opset}")
         return opset
 
+    def path_beside(self, checkpoint: Path) -> Path:
+        """Where the file goes when no name is given: each form and precision has its own."""
+        marks = ["raw"] * self.raw + [self.precision] * (self.precision != "fp32")
+        return checkpoint.with_suffix(".".join(["", *marks, "onnx"]))
+
 
 class Verification(NamedTuple):
     """What the finished file did on the samples."""

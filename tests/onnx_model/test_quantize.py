@@ -42,11 +42,19 @@ def producers(model):
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def test_every_convolution_reads_quantised_images_and_weights(int8):
-    made_by = producers(int8)
-    convolutions = [n for n in int8.graph.node if n.op_type == "Conv"]
+def in_float(model):
+    """Weights of the convolutions that are not quantised."""
+    made_by = producers(model)
+    convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
     assert len(convolutions) == 31
-    assert all(made_by[name].op_type == "DequantizeLinear" for n in convolutions for name in n.input)
+    return {n.input[1] for n in convolutions if n.input[1] not in made_by}
+
+
+def test_every_convolution_but_the_class_heads_is_quantised_with_its_input(int8):
+    assert in_float(int8) == {f"network.class_head.{i}.weight" for i in range(6)}
+    made_by = producers(int8)
+    inputs = {n.input[0] for n in int8.graph.node if n.op_type == "Conv"}
+    assert all(made_by[name].op_type == "DequantizeLinear" for name in inputs)
 
 
 def test_postprocessing_stays_in_float(model, int8):
@@ -67,21 +75,16 @@ def test_quantising_again_gives_the_same_bytes_and_leaves_the_model_alone(model,
 
 def test_weights_have_a_scale_a_channel_and_seven_bits(int8):
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in int8.graph.initializer}
-    weight = tensors["network.class_head.0.weight_quantized"]
+    weight = tensors["network.box_head.0.weight_quantized"]
     assert weight.dtype == np.int8
     assert 60 <= np.abs(weight.astype(int)).max() <= 64
-    assert tensors["network.class_head.0.weight_scale"].shape == (weight.shape[0],)
+    assert tensors["network.box_head.0.weight_scale"].shape == (weight.shape[0],)
 
 
-def test_chosen_convolutions_stay_in_float(model):
+def test_other_convolutions_can_be_chosen_to_stay_in_float(model):
+    assert in_float(quantised(model, float_weights=())) == set()
     mixed = quantised(model, float_weights=("network.box_head", "network.trunk.conv1"))
-    made_by = producers(mixed)
-    in_float = {
-        n.input[1]
-        for n in mixed.graph.node
-        if n.op_type == "Conv" and (n.input[1] not in made_by or made_by[n.input[1]].op_type != "DequantizeLinear")
-    }
-    assert in_float == {"network.trunk.conv1.weight", *(f"network.box_head.{i}.weight" for i in range(6))}
+    assert in_float(mixed) == {"network.trunk.conv1.weight", *(f"network.box_head.{i}.weight" for i in range(6))}
 
 
 def test_ranges_of_a_brighter_world_make_a_worse_model(model, int8):

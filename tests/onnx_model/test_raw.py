@@ -27,13 +27,15 @@ def test_the_networks_input_is_the_graphs_normalisation_bit_by_bit():
     assert np.array_equal(raw.network_input(images), expected)
 
 
-@pytest.mark.parametrize("spread", [6.0, 4.5, 2.0], ids=["few", "some", "more than fit"])
-def test_detections_are_the_graphs(spread):
+@pytest.mark.parametrize(
+    ("spread", "candidates"), [(6.0, 200), (4.5, 200), (2.0, 200), (4.5, 5)], ids=["few", "some", "many", "cut off"]
+)
+def test_detections_are_the_graphs(spread, candidates):
+    config = EvalConfig(candidates_per_class=candidates, detections_per_image=min(200, 2 * candidates))
     regression, logits = outputs(1, spread)
-    expected = [
-        o.numpy() for o in Postprocess(IDS, EvalConfig())(torch.from_numpy(regression), torch.from_numpy(logits))
-    ]
-    found = raw.detections(regression, logits, IDS, EvalConfig())
+    graph = Postprocess(IDS, config)
+    expected = [o.numpy() for o in graph(torch.from_numpy(regression), torch.from_numpy(logits))]
+    found = raw.detections(regression, logits, IDS, config)
     assert expected[0].min() > 5
     assert np.array_equal(found[0], expected[0])
     assert largest_difference(expected, found, 0.05, 1e-5) < 1e-5
