@@ -2,6 +2,7 @@
 
 python tools/bench.py step --gpus                                  # the training step against eager PyTorch
 python tools/bench.py step --preset ssd300-nano --batch-size 4     # the same, on a CPU
+python tools/bench.py train --gpus --data /data/coco               # the loop with its loader, against the step
 python tools/bench.py input --data /data/coco                      # the input pipeline, by stage and workers
 python tools/bench.py export ckpt.pth --data /data/coco            # what each exported form costs and keeps
 
@@ -20,12 +21,13 @@ from ssd_graph.cli import atomic_write, command, command_parser
 @command
 def main() -> None:
     """Read the flags, measure and print."""
-    from ssd_graph.bench import export, pipeline, step
+    from ssd_graph.bench import export, pipeline, step, train
 
     parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     for name, benchmark, summary in (
         ("step", step, "the training step alone, on batches that lie on the device"),
+        ("train", train, "the whole loop on a data set's images, against the step alone"),
         ("input", pipeline, "reading, decoding, cropping, resizing, collating, copying"),
         ("export", export, "what each exported form costs and keeps"),
     ):

@@ -1,0 +1,83 @@
+"""The training loop on a data set's images against the step alone: the difference is what the loader costs."""
+
+# N images
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from typing import Any
+
+import torch
+
+from ssd_graph.backend import require_devices
+from ssd_graph.bench import step
+from ssd_graph.bench.step import compiled_step, seconds_of
+from ssd_graph.cache import open_cache
+from ssd_graph.coco import DEFAULT_ROOT, load_split
+from ssd_graph.config import AugmentConfig
+from ssd_graph.feed import feed
+from ssd_graph.loader import Batch, Loader
+from ssd_graph.options import default_workers
+from ssd_graph.shapes import data_root
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `run` reads."""
+    step.add_flags(parser)
+    parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="decoding processes (default: by cores)")
+    parser.add_argument("--cache", metavar="ram|DIR", help="as tools/train_graph.py's")
+    parser.add_argument("--rounds", type=int, default=3, help="the best of each counts (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Images a second of the step on a batch that stays on the device, and on the loader's batches, in turns.
+
+    Returns:
+        `step`, `loop` and their ratio `share`; `first_call_seconds`, compilation included.
+
+    Raises:
+        InputError: the device or the data set is not there.
+    """
+    kind = require_devices(args.devices, 1)
+    device = torch.device(kind.type)
+    amp, backend = args.amp or kind.amp, args.backend or kind.backend
+    split = load_split(data_root(args.data), "train")
+    workers = default_workers(args.devices, 1) if args.workers is None else args.workers
+    cache = open_cache(args.cache, split, workers=workers) if args.cache else None
+    loader = Loader(split, args.batch_size, AugmentConfig(), workers=workers, cache=cache)
+    best = {"step": 0.0, "loop": 0.0}
+    with closing(feed(loader.batches(), device)) as batches:
+        resident = Batch(*(tensor.clone() for tensor in next(batches)))
+        train_on, first_call = compiled_step(args.preset, split.categories.num_classes, resident, amp, backend, device)
+        for _ in range(args.rounds):
+            for name, once in (("step", lambda: train_on(resident)), ("loop", lambda: train_on(next(batches)))):
+                best[name] = max(best[name], args.batch_size / seconds_of(once, args.steps, device))
+    return {
+        "preset": args.preset,
+        "batch_size": args.batch_size,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "amp": amp,
+        "backend": backend,
+        "torch": torch.__version__,
+        "workers": workers,
+        "cache": args.cache,
+        "num_images": len(split),
+        "first_call_seconds": round(first_call, 1),
+        **{name: round(speed, 2) for name, speed in best.items()},
+        "share": round(best["loop"] / best["step"], 3),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a few lines."""
+    return "\n".join(
+        [
+            f"{result['preset']}, batch {result['batch_size']}, {result['device']}, amp {result['amp']}, "
+            f"{result['backend']}, {result['workers']} workers, torch {result['torch']}",
+            f"  step alone       {result['step']:10.1f} images/s",
+            f"  whole loop       {result['loop']:10.1f} images/s   share {result['share']:.1%}",
+            f"  first call       {result['first_call_seconds']:10.1f} s, compilation included",
+        ]
+    )
