@@ -39,7 +39,7 @@ format: $(VENV)/.installed-dev
 
 # Links are checked without a network: those to other sites for their form only.
 docs: $(VENV)/.installed-dev
-	$(RUN) -m mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build -q --strict
 	$(RUN) -m pytest -q tests/test_links.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
