@@ -159,8 +159,9 @@ def _pack(content: dict[str, Any], annotation_file: Path, image_dir: Path) -> Co
     sizes = np.array([(i["width"], i["height"]) for i in images], np.int32).reshape(-1, 2)
     if (sizes <= 0).any():
         raise InputError(f"{annotation_file}: image {image_ids[(sizes <= 0).any(1)][0]} has no width or height")
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # such boxes are left out
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+        boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
     # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
     solid = (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
     order = np.flatnonzero(solid)[np.argsort(owner[solid], kind="stable")]
