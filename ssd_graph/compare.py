@@ -151,6 +151,8 @@ def compare(
         for name in STAT_NAMES
     }
     num_objects = resampled[0].num_objects
+    if len(num_objects) != len(a.summary["per_class"]):
+        raise InputError(f"{a.path} does not have the classes of {split.annotation_file}; evaluate again")
     enough = (num_objects > 0).sum(1) >= MIN_IMAGES
     per_class = {
         name: Change(
@@ -172,6 +174,8 @@ def _same_images(a: Evaluation, b: Evaluation, root: Path) -> CocoSplit:
         raise InputError(
             f"{a.path} has {one['num_images']} images and {b.path} {other['num_images']}; evaluate both on the same"
         )
+    if list(one["per_class"]) != list(other["per_class"]):
+        raise InputError(f"{a.path} and {b.path} name different classes; evaluate both again with one version")
     split = load_split(root, "train" if "train" in one["annotations"]["file"] else "val")
     if hashlib.sha256(split.annotation_file.read_bytes()).hexdigest() != one["annotations"]["sha256"]:
         raise InputError(

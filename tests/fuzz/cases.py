@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import re
 import resource
 import signal
 import sys
@@ -22,6 +23,9 @@ MEMORY = 2 << 30
 
 EXPECTED_WARNINGS = ("annotation id 0 counts as missed",)
 """What the library itself warns of, in a line that `warnings` prints with the source line below it."""
+
+_LIBTIFF = re.compile(r"(\w*(TIFF|LZW|Fax)\w*|tempfile\.tif): ")
+"""What libtiff prints itself before Pillow raises."""
 
 _CRASHED = 70
 
@@ -123,7 +127,7 @@ def _verdict(code: int, out: str, error: str, leftovers: list[str]) -> str:
         return "traceback"
     if leftovers:
         return f"left {', '.join(leftovers[:3])}"
-    lines = [line for line in error.splitlines() if line.strip()]
+    lines = [line for line in error.splitlines() if line.strip() and not _LIBTIFF.match(line)]
     for at in [i for i, line in enumerate(lines) if any(words in line for words in EXPECTED_WARNINGS)][::-1]:
         del lines[at : at + 2]
     if len(lines) != (code == 2) or any("Warning" in line for line in lines):

@@ -121,6 +121,12 @@ def use_checkpoint(sound):
     checkpoint.state(StateLayout.of_config(checkpoint.model), "cpu")
 
 
+def write_run(rng, sound):
+    into("input.pth", damaged_weights, "last.pth")(rng, sound)
+    Path("out").mkdir()
+    Path("out/metrics.jsonl").write_bytes((sound / "run" / "metrics.jsonl").read_bytes())
+
+
 def resume(sound):
     train_tiny(sound / "coco", Path("out"), resume="input.pth", max_steps=5, workers=0)
 
@@ -210,7 +216,7 @@ KINDS = {
     "truth": Kind(150, annotations(VAL), use_truth),
     "detections": Kind(200, into("detections.json", json_of, "scores/detections.json"), score_detections),
     "checkpoint": Kind(250, into("input.pth", damaged_weights, "last.pth"), use_checkpoint),
-    "resume": Kind(100, into("input.pth", damaged_weights, "last.pth"), resume),
+    "resume": Kind(100, write_run, resume),
     "convert": Kind(200, write_weights_to_convert, convert),
     "onnx": Kind(250, into("input.onnx", damaged_onnx, "model.onnx"), evaluate),
     "onnx-raw": Kind(100, into("input.onnx", damaged_onnx, "raw.onnx"), evaluate),

@@ -20,8 +20,9 @@ from ssd_graph.shapes import write_shapes
 from tests.conftest import train_tiny
 
 
-def make_material(root: Path) -> Path:
-    """Fill `root` with data, a checkpoint, its exports, published forms and scores, and images of many formats."""
+def make_material(folder: str) -> None:
+    """Fill `folder` with data, a checkpoint, its exports, published forms and scores, and images of many formats."""
+    root = Path(folder)
     write_shapes(root / "coco", {"train": 6, "val": 4})
     train_tiny(root / "coco", root / "run", max_steps=4)
     shutil.copyfile(root / "run" / "last.pth", root / "last.pth")
@@ -35,7 +36,6 @@ def make_material(root: Path) -> Path:
     result = evaluate_onnx(root / "model.onnx", load_split(root / "coco", "val"), RunSettings(threads=1))
     write_result(result, root / "scores")
     _write_images(root / "images")
-    return root
 
 
 def _write_images(folder: Path) -> None:
