@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch._dynamo.utils import counters
@@ -30,7 +31,7 @@ def held() -> dict[str, int]:
 class Watched(Trainer):
     """Looks at this process now and then."""
 
-    figures = {}
+    figures: ClassVar = {}
 
     def _after_step(self) -> None:
         super()._after_step()
