@@ -11,7 +11,7 @@ NPU_VENV ?= .venv-npu
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-npu test-slow lint format docs clean
+.PHONY: demo fuzz test test-npu test-slow lint format docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),test-npu)
 # torch_npu changes what `import torch` does, so its tests have an environment of their own.
 test-npu: $(NPU_VENV)/.installed-npu
 	$(NPU_VENV)/bin/python -m pytest tests/npu
+
+# Damaged files for everything that reads files from others; `python -m tests.fuzz --help` says how to look further.
+fuzz: $(VENV)/.installed-dev
+	$(RUN) -m tests.fuzz
 
 test-slow: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m slow --timeout 3600

@@ -21,6 +21,8 @@ from ssd_graph.state import StateLayout, TrainState
 SCHEMA = 2
 """Version of the file's layout."""
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 _OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
 
 
@@ -53,9 +55,9 @@ class Checkpoint:
 
     def state(self, layout: StateLayout, device: torch.device) -> TrainState:
         """The training state, on `device`."""
-        state = layout.load({name: tensor.to(device) for name, tensor in self.tensors.items()})
-        optimizer = {name: tensor.to(device) for name, tensor in self.optimizer.items()}
-        return state._replace(**optimizer, ema=None if self.ema is None else self.ema.to(device))
+        state = layout.load({name: tensor.detach().to(device) for name, tensor in self.tensors.items()})
+        optimizer = {name: tensor.detach().to(device) for name, tensor in self.optimizer.items()}
+        return state._replace(**optimizer, ema=None if self.ema is None else self.ema.detach().to(device))
 
 
 def save_checkpoint(
@@ -102,7 +104,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = read_weights_file(path)
     path = path.resolve()  # a run's last.pth and best.pth are links, and the sums are beside the files
     sha256 = _sha256(path)
-    if _sum_file(path).is_file() and _sum_file(path).read_text().split()[:1] != [sha256]:
+    if _sum_file(path).is_file() and _sum_file(path).read_text(errors="replace").split()[:1] != [sha256]:
         raise InputError(f"{path} is damaged: its SHA-256 is not the one in {_sum_file(path).name}; copy it again")
     if content.get("format") != "ssd_graph":
         first = next(iter(content), "nothing")
@@ -118,18 +120,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(
             model=ModelConfig(**{k: _tuples(v) for k, v in content["model_config"].items()}),
             categories=Categories(tuple(content["category_ids"]), tuple(content["category_names"])),
-            tensors=content["model"],
+            tensors=dict(content["model"]),
             optimizer={name: content["optimizer"][name] for name in _OPTIMIZER},
             ema=content["ema"],
             step=content["step"],
             run=content["run"],
             sha256=sha256,
         )
+        _require_entries(checkpoint)
         with torch.device("meta"):
-            wanted = SSD300(checkpoint.model).state_dict()
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            network = SSD300(checkpoint.model)
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is damaged: its entries are not a checkpoint's ({error}); train it again") from error
-    _require_same(checkpoint.tensors, wanted, path)
+    _require_same(checkpoint.tensors, network.state_dict(), path)
+    state = StateLayout.of(network).new_state(network)._asdict()
+    _require_same(checkpoint.optimizer, {name: state[name] for name in _OPTIMIZER}, path)
+    if checkpoint.ema is not None:
+        _require_same({"ema": checkpoint.ema}, {"ema": state["parameters"]}, path)
     return checkpoint
 
 
@@ -159,8 +168,30 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _require_entries(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for what is not a tensor and not what `save_checkpoint` wrote."""
+    ids, names = checkpoint.categories.ids, checkpoint.categories.names
+    if not (all(type(i) is int for i in ids) and all(isinstance(name, str) for name in names)):
+        raise ValueError("category_ids are not integers, or category_names no text")
+    if not len(set(ids)) == len(ids) == len(names) == checkpoint.model.num_classes - 1:
+        raise ValueError(f"{len(ids)} category ids and {len(names)} names for {checkpoint.model.num_classes} classes")
+    if type(checkpoint.step) is not int or not 0 <= checkpoint.step < 2**53 or not isinstance(checkpoint.run, dict):
+        raise ValueError("no step, or no settings of the run")
+    # Else a few bytes could ask for a network of millions of layers.
+    if sum(checkpoint.model.trunk_blocks) > len(checkpoint.tensors):
+        raise ValueError(f"trunk_blocks {checkpoint.model.trunk_blocks} are more than it has tensors")
+
+
+def is_plain(tensor: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Whether `tensor` is a dense tensor of one of `dtypes` on the CPU, with memory for each of its numbers."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    # With a stride of 0 a few bytes can claim any shape.
+    return tensor.dtype in dtypes and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
+
+
 def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> None:
-    """Raise InputError for the first name or shape of `given` that is not `wanted`."""
+    """Raise InputError for the first name, shape or kind of number of `given` that is not `wanted`."""
     for name in [*wanted, *given]:
         if name not in given:
             raise InputError(
@@ -174,6 +205,8 @@ def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) 
                 f"{path}: '{name}' has shape {shape}, this network needs {wanted_shape}; "
                 "choose the --preset that fits the file"
             )
+        if not is_plain(given[name], FLOATS if wanted[name].is_floating_point() else (wanted[name].dtype,)):
+            raise InputError(f"{path}: '{name}' is not a plain tensor of numbers; copy or train the file again")
 
 
 def read_weights_file(path: Path) -> dict[str, Any]:

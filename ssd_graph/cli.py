@@ -6,10 +6,12 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +28,10 @@ class InputError(ValueError):
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # What Pillow finds odd about an image that it reads all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         sys.exit(main() or 0)
     except InputError as error:

@@ -131,8 +131,10 @@ def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit
     category = _positions(columns.category_ids, columns.owner_categories, "category", annotation_file)
     if (sizes <= 0).any():
         raise InputError(f"{annotation_file}: image {image_ids[(sizes <= 0).any(1)][0]} has no width or height")
-    corners = np.concatenate([columns.xywh[:, :2], columns.xywh[:, :2] + columns.xywh[:, 2:]], 1)
-    boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
+    xywh = columns.xywh
+    with np.errstate(over="ignore", invalid="ignore"):  # such boxes are left out
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+        boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
     # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
     solid = (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
     order = np.flatnonzero(solid)[np.argsort(owner[solid], kind="stable")]

@@ -10,7 +10,6 @@ images alone: another training run with another seed varies as well.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ssd_graph.bootstrap import LEVEL, ResampledAp, draw_images, interval, mean_
 from ssd_graph.cli import InputError
 from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.evaluate import STAT_NAMES, CocoScorer, DetectionRows, load_detections
+from ssd_graph.summary import read_summary
 
 NUM_RESAMPLES = 1000
 SEED = 1
@@ -116,16 +116,7 @@ def load_evaluation(path: Path) -> Evaluation:
         InputError: a file is missing, or the two do not belong together.
     """
     path = path / "summary.json" if path.is_dir() else path
-    try:
-        summary = json.loads(path.read_bytes())
-        for key in ("num_images", "detections_sha256", "per_class"):
-            summary[key]
-        for key in ("file", "sha256"):
-            summary["annotations"][key]
-        for name in STAT_NAMES:
-            float(summary["stats"][name])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} is not a summary.json of tools/eval_onnx.py ({error!r}); evaluate again") from error
+    summary = read_summary(path)
     detections = path.parent / "detections.json"
     rows = load_detections(detections)
     if hashlib.sha256(detections.read_bytes()).hexdigest() != summary["detections_sha256"]:
@@ -160,6 +151,8 @@ def compare(
         for name in STAT_NAMES
     }
     num_objects = resampled[0].num_objects
+    if len(num_objects) != len(a.summary["per_class"]):
+        raise InputError(f"{a.path} does not have the classes of {split.annotation_file}; evaluate again")
     enough = (num_objects > 0).sum(1) >= MIN_IMAGES
     per_class = {
         name: Change(
@@ -181,6 +174,8 @@ def _same_images(a: Evaluation, b: Evaluation, root: Path) -> CocoSplit:
         raise InputError(
             f"{a.path} has {one['num_images']} images and {b.path} {other['num_images']}; evaluate both on the same"
         )
+    if list(one["per_class"]) != list(other["per_class"]):
+        raise InputError(f"{a.path} and {b.path} name different classes; evaluate both again with one version")
     split = load_split(root, "train" if "train" in one["annotations"]["file"] else "val")
     if hashlib.sha256(split.annotation_file.read_bytes()).hexdigest() != one["annotations"]["sha256"]:
         raise InputError(

@@ -132,6 +132,14 @@ class EvalConfig:
     candidates_per_class: int = 200
     detections_per_image: int = 200
 
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 to 1")
+        for name in ("candidates_per_class", "detections_per_image"):
+            if not 1 <= getattr(self, name) <= 100_000:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 to 100,000")
+
 
 MODELS = {
     model.preset: model

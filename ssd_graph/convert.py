@@ -51,6 +51,8 @@ def export_published(path: Path, out: Path, layout: str) -> None:
     """
     checkpoint = load_checkpoint(path)
     num_batches = checkpoint.run.get("num_batches", checkpoint.step)
+    if num_batches is not None and not (type(num_batches) is int and 0 <= num_batches < 2**63):
+        raise InputError(f"{path} is damaged: it counts {num_batches!r} batches; train it again")
     content: dict[str, object] = {"model": to_published(checkpoint.weights, layout, num_batches)}
     if layout == "ref":
         content["label_map"] = dict(enumerate(("background", *checkpoint.categories.names)))

@@ -106,10 +106,11 @@ class CocoScorer:
                 annotation.setdefault("id", number)
                 annotation.setdefault("iscrowd", 0)
                 annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+            _require_numbers(self._truth.dataset)
             with quiet():
                 self._truth.createIndex()
             self._names = {category["id"]: str(category["name"]) for category in self._truth.dataset["categories"]}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise InputError(f"cannot read ground truth from {annotation_file}: {error!r}") from error
         if any(annotation["id"] == 0 for annotation in annotations):
             # Both scorers mark a detection's match by the annotation's id and read 0 as "none".
@@ -194,6 +195,25 @@ class CocoScorer:
         return result
 
 
+def _require_numbers(dataset: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for ids, boxes and flags that the scorers would fail on."""
+    for kind, keys in _IDS.items():
+        for entry in dataset[kind]:
+            for key in keys:
+                if entry[key] != int(entry[key]) or abs(entry[key]) >= 2**63:
+                    raise ValueError(f"{key} {entry[key]!r} in {kind} is not a whole number")
+    for annotation in dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        for value in (x, y, w, h, annotation["area"]):
+            if not isinstance(value, (int, float)) or abs(value) >= 2**1023:
+                raise ValueError(f"annotation {annotation['id']} has {value!r} for a number")
+        if annotation["iscrowd"] not in (0, 1):
+            raise ValueError(f"annotation {annotation['id']} has iscrowd {annotation['iscrowd']!r}")
+
+
+_IDS = {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id")}
+
+
 def detections_json(rows: DetectionRows) -> str:
     """COCO's result format with every digit, one detection a line."""
     lines = (
@@ -227,5 +247,5 @@ def load_detections(path: Path) -> DetectionRows:
         if not (np.isfinite(rows.boxes_xywh).all() and np.isfinite(rows.scores).all()):
             raise ValueError("a box or score is not a number")
         return rows
-    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"cannot read detections from {path}: {error}") from error

@@ -87,6 +87,12 @@ def read_records(path: Path, event: str) -> list[dict[str, Any]]:
     return [record for _, record in _whole_lines(path) if record["event"] == event]
 
 
+def require_log(path: Path) -> None:
+    """Raise InputError if there is no metrics.jsonl at `path` to continue."""
+    if not path.is_file():
+        raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
+
+
 def duration(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
@@ -113,16 +119,18 @@ def _flatten(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, float]]
 
 def _records_before(path: Path, step: int) -> list[str]:
     """The lines of an earlier run up to `step`."""
-    if not path.is_file():
-        raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
+    require_log(path)
     return [line for line, record in _whole_lines(path) if record["step"] <= step]
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines and their records, up to one that a crash cut off."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Lines and their records, up to one that a crash cut off or that is no record."""
+    for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            text = line.decode()
+            record = json.loads(text)
+            if not (isinstance(record["event"], str) and type(record["step"]) is int):
+                return
+        except (ValueError, LookupError, TypeError, RecursionError):
             return
-        yield line, record
+        yield text, record

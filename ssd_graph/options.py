@@ -84,6 +84,6 @@ _DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of two runs' settings (see Trainer.settings) differs and makes them different runs."""
     pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size")]
-    recipe = before.get("recipe", {})
+    recipe = before["recipe"] if isinstance(before.get("recipe"), dict) else {}
     pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd_graph.checkpoint import read_weights_file
+from ssd_graph.checkpoint import FLOATS, is_plain, read_weights_file
 from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, SSD300_BOXES, ModelConfig, model_config
 from ssd_graph.model import SSD300
@@ -38,8 +38,6 @@ _PREFIXES = {
 """Theirs by ours, in the order of `LAYOUTS`; "asc" then joins `conf` and `loc` to `mbox`."""
 
 _COUNTER = "num_batches_tracked"
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +118,10 @@ def _plain_tensors(model: dict[Any, Any], path: Path) -> dict[str, Tensor]:
         name = str(key).removeprefix("module.")
         if name in named:
             raise InputError(f"{path} has {name!r} with and without 'module.'; give an unchanged checkpoint")
-        if not _is_plain(tensor, (torch.int64,) if name.endswith(_COUNTER) else _FLOATS):
+        if not is_plain(tensor, (torch.int64,) if name.endswith(_COUNTER) else FLOATS):
             raise InputError(f"{path}: {name!r} is not a plain tensor of numbers; give an unchanged checkpoint")
         named[name] = tensor
     return named
-
-
-def _is_plain(tensor: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return False
-    # With a stride of 0 a few bytes can claim any shape.
-    return tensor.dtype in dtypes and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _to_nchw(named: dict[str, Tensor], stem: str) -> None:

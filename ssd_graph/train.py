@@ -22,7 +22,7 @@ from ssd_graph.distributed import World, broadcast_state, device_of, join_world,
 from ssd_graph.feed import feed
 from ssd_graph.loader import Loader
 from ssd_graph.meter import Meter
-from ssd_graph.metrics import RunLog, duration
+from ssd_graph.metrics import RunLog, duration, require_log
 from ssd_graph.mlperf_log import MLPerfLog
 from ssd_graph.model import SSD300
 from ssd_graph.options import TrainOptions, changed_settings
@@ -167,6 +167,8 @@ class Trainer:
                 f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
                 "to begin a new run with its weights"
             )
+        if self.world.is_main and self.step:
+            require_log(self.options.out / "metrics.jsonl")
         if self.step >= self.last_step:
             raise InputError(f"nothing left to train: step {self.step} of {self.last_step} is done; give more --epochs")
 

@@ -110,6 +110,64 @@ def test_a_file_that_is_not_what_its_sum_says_is_damaged(tmp_path):
     assert "its SHA-256 is not the one in a.pth.sha256" in message(load_checkpoint, tmp_path / "a.pth")
 
 
+def edited(path, change):
+    """A checkpoint whose content went through `change`, without a sum beside it."""
+    saved(path)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    path.with_name(f"{path.name}.sha256").unlink()
+    return path
+
+
+def put(*keys, value):
+    def change(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+NAME = "trunk.bn1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("model_config", "trunk_blocks", value=(1, 1, 10**9)), "more than it has tensors"),
+        (put("model_config", "trunk_channels", value=(16, 32, 10**12)), "damaged"),
+        (put("model_config", "num_classes", value=10**9), "3 category ids and 3 names for 1000000000 classes"),
+        (put("model_config", "extra_channels", value=((0.5, 8),) * 5), "damaged"),
+        (put("category_ids", value=[1, 1, 2]), "3 category ids"),
+        (put("category_ids", value=["1", "2", "3"]), "category_ids are not integers"),
+        (put("category_names", value=[1, 2, 3]), "category_names no text"),
+        (put("step", value=-1), "no step"),
+        (put("step", value="17"), "no step"),
+        (put("run", value=None), "no settings of the run"),
+        (put("model", value=7), "damaged"),
+        (put("model", NAME, value=torch.ones(16, dtype=torch.int64)), f"'{NAME}' is not a plain tensor"),
+        (put("model", NAME, value=torch.ones(16, device="meta")), f"'{NAME}' is not a plain tensor"),
+        (put("model", NAME, value=torch.ones(16).to_sparse()), f"'{NAME}' is not a plain tensor"),
+        (put("model", NAME, value=torch.ones(1).expand(16)), f"'{NAME}' is not a plain tensor"),
+        (put("optimizer", "momentum", value=torch.zeros(3)), "'momentum' has shape (3,)"),
+        (put("optimizer", "loss_scale", value=128.0), "'loss_scale' is not a plain tensor"),
+        (put("optimizer", "num_skipped", value=torch.tensor(0.5)), "'num_skipped' is not a plain tensor"),
+        (put("ema", value=torch.zeros(3)), "'ema' has shape (3,)"),
+        (put("ema", value=0.5), "'ema' has shape ()"),
+    ],
+)
+def test_entries_that_make_no_checkpoint_are_refused(tmp_path, change, words):
+    assert words in message(load_checkpoint, edited(tmp_path / "a.pth", change))
+
+
+def test_parameters_that_want_gradients_make_a_state_that_does_not(tmp_path):
+    value = torch.nn.Parameter(torch.ones(16))
+    checkpoint = load_checkpoint(edited(tmp_path / "a.pth", put("model", NAME, value=value)))
+    state = checkpoint.state(StateLayout.of_config(CONFIG), torch.device("cpu"))
+    assert not state.parameters.requires_grad
+
+
 class Malicious:
     def __reduce__(self):
         return Path.touch, (Path("executed"),)

@@ -1,6 +1,7 @@
 """Proves how commands end (exit code, one line on stderr) and that a file is replaced whole or not at all."""
 
 import argparse
+import os
 import stat
 import subprocess
 import sys
@@ -60,6 +61,13 @@ def test_a_decorated_function_ends_as_a_command(monkeypatch, capsys):
         main()
     assert end.value.code == 2
     assert capsys.readouterr().err == "ssd-train: give --data\n"
+
+
+def test_what_a_console_cannot_show_is_escaped():
+    code = "from ssd_graph.cli import run; run(lambda: print('\\ud800 caf\\xe9'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "\\ud800 caf\\xe9\n"
 
 
 DOC = """Train.

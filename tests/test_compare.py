@@ -41,6 +41,8 @@ def write(folder, split, rows, num_images=None, **changes):
         "per_class": scores.per_class,
         "num_images": num_images,
         "detections_sha256": sha256_of(detections_json(rows)),
+        "pixels_sha256": "",
+        "model": {"sha256": ""},
         "annotations": {"file": split.annotation_file.name, "sha256": sha256_of(split.annotation_file.read_text())},
         **changes,
     }
@@ -211,6 +213,17 @@ def test_other_images_of_the_same_number_are_refused(data, split, tmp_path):
     path = write(tmp_path / "last", split, rows, 30, stats=scores.stats)
     with pytest.raises(InputError, match="evaluate again with this version"):
         compared(data, path, path)
+
+
+def test_other_classes_are_refused(data, split, good, tmp_path):
+    per_class = json.loads(good.read_text())["per_class"]
+    renamed = {f"{name}!": ap for name, ap in per_class.items()}
+    other = write(tmp_path / "other", split, made_detections(split), per_class=renamed)
+    with pytest.raises(InputError, match="name different classes"):
+        compared(data, good, other)
+    fewer = write(tmp_path / "fewer", split, made_detections(split), per_class={"one": 0.5})
+    with pytest.raises(InputError, match="does not have the classes of"):
+        compared(data, fewer, fewer)
 
 
 def test_detections_of_another_evaluation_are_refused(split, good, tmp_path):

@@ -62,6 +62,15 @@ def test_exports_are_in_torchs_oldest_format(trained, tmp_path):
     assert not (tmp_path / "a.pt").read_bytes().startswith(b"PK")
 
 
+@pytest.mark.parametrize("count", ["6", -1, 2**63, [6]])
+def test_a_count_of_batches_that_is_none_is_refused(trained, tmp_path, count):
+    content = torch.load(trained / "last.pth", weights_only=True)
+    content["run"]["num_batches"] = count
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"it counts .* batches"):
+        export_published(tmp_path / "a.pth", tmp_path / "a.pt", "asc")
+
+
 def test_training_begins_with_an_imported_network(tiny_coco, tmp_path):
     num_classes = load_split(tiny_coco, "val").categories.num_classes
     source = saved(tmp_path / "a.pt", network("asc", num_classes).state_dict())

@@ -238,11 +238,35 @@ def test_a_scorer_that_is_not_installed_says_how_to_get_it(truth, monkeypatch):
         CocoScorer(truth, "faster")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [], "annotations": [{"id": 1}]}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [], "annotations": [{"id": 1}]}', "[" * 100_000])
 def test_unusable_ground_truth_is_refused_by_name(tmp_path, text):
     (tmp_path / "truth.json").write_text(text)
     with pytest.raises(InputError, match=r"cannot read ground truth from .*truth\.json"):
         CocoScorer(tmp_path / "truth.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("images", {"id": "one"}),
+        ("images", {"id": 1.5}),
+        ("categories", {"id": 2**63}),
+        ("categories", {"id": float("inf")}),
+        ("annotations", {"image_id": "1"}),
+        ("annotations", {"category_id": [1]}),
+        ("annotations", {"bbox": [1, 2, 3]}),
+        ("annotations", {"bbox": [1, 2, "3", 4]}),
+        ("annotations", {"bbox": [1, 2, 10**400, 4]}),
+        ("annotations", {"area": None}),
+        ("annotations", {"iscrowd": "yes"}),
+    ],
+)
+def test_ground_truth_that_the_scorers_would_fail_on_is_refused(truth, kind, entry):
+    content = json.loads(truth.read_text())
+    content[kind][0].update(entry)
+    truth.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"cannot read ground truth from .*truth\.json"):
+        CocoScorer(truth)
 
 
 def test_missing_ground_truth_is_refused_by_name(tmp_path):
@@ -321,7 +345,7 @@ def test_a_detection_is_a_line_in_cocos_result_format():
     }
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '[{"image_id": 1}]', '{"images": []}'])
+@pytest.mark.parametrize("text", ["", "[1]", '[{"image_id": 1}]', '{"images": []}', "[" * 100_000])
 def test_a_file_without_detections_is_refused_by_name(tmp_path, text):
     (tmp_path / "found.json").write_text(text)
     with pytest.raises(InputError, match=r"cannot read detections from .*found\.json"):

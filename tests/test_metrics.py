@@ -65,6 +65,13 @@ def test_a_line_cut_off_by_a_crash_is_dropped(path):
     assert [r["step"] for r in read_records(path, "train")] == [10, 20, 30]
 
 
+@pytest.mark.parametrize("line", [b"\xff", b"[" * 100_000, b"7", b'{"event": "train"}', b'{"event": 1, "step": 2}'])
+def test_records_end_at_a_line_that_is_none(path, line):
+    write(path, [10, 20])
+    path.write_bytes(path.read_bytes() + line + b'\n{"event": "train", "step": 30}\n')
+    assert [r["step"] for r in read_records(path, "train")] == [10, 20]
+
+
 def test_resuming_without_a_log_is_refused(path):
     with pytest.raises(InputError, match=r"no .*metrics\.jsonl to continue; resume in the folder"):
         RunLog(path, 100, first_step=5)

@@ -35,6 +35,12 @@ def test_what_decides_a_bit_is_named_with_both_values():
     assert changes == ["seed 1 -> 3", "world_size 1 -> 8", "momentum 0.9 -> 0.5"]
 
 
+@pytest.mark.parametrize("recipe", [None, 7, []])
+def test_settings_without_a_recipe_differ_in_all_of_it(recipe):
+    changes = changed_settings({"recipe": recipe}, settings(OPTIONS))
+    assert "momentum None -> 0.9" in changes
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

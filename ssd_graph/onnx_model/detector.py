@@ -16,6 +16,7 @@ import numpy as np
 from ssd_graph.cli import InputError
 from ssd_graph.coco import Categories
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
+from ssd_graph.default_boxes import default_boxes
 from ssd_graph.onnx_model import raw
 from ssd_graph.onnx_model.providers import Session, open_session, reason_of
 
@@ -51,7 +52,7 @@ class OnnxDetector:
         if path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"{path} is larger than 2 GiB, more than an ONNX file can be; export the checkpoint again")
         content = path.read_bytes()
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._path, self.sha256 = path, hashlib.sha256(content).hexdigest()
         self.threads, self.optimization = threads or os.cpu_count() or 1, optimization
         try:
             self.session: Session = open_session(
@@ -70,13 +71,24 @@ class OnnxDetector:
         """`num_detections`, `boxes`, `scores` and `labels` (see postprocess.Detections) of uint8 [N, 300, 300, 3].
 
         A model of a fixed batch takes fewer images too; the rest is filled up.
+
+        Raises:
+            InputError: the model fails, or what it gives is not detections of its categories.
         """
         num_images = len(images)
         if self.batch_size and num_images < self.batch_size:
             images = np.pad(images, ((0, self.batch_size - num_images), *((0, 0),) * 3))
         feed = {"image": raw.network_input(images)} if self.is_raw else {"images": images}
-        outputs = tuple(np.asarray(o)[:num_images] for o in self.session.run.run(self._outputs, feed))
-        return raw.detections(outputs[0], outputs[1], self.categories.ids, self._config) if self.is_raw else outputs
+        try:
+            outputs = tuple(np.asarray(o)[:num_images] for o in self.session.run.run(self._outputs, feed))
+        except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            raise InputError(f"{self._path} does not run ({reason_of(error)}); export the checkpoint again") from error
+        self._require_shapes(outputs, num_images)
+        if self.is_raw:
+            with np.errstate(over="ignore", invalid="ignore"):
+                outputs = raw.detections(outputs[0], outputs[1], self.categories.ids, self._config)
+        self._require_detections(*outputs)
+        return outputs
 
     def describe(self) -> dict[str, str]:
         """What identifies the model in a summary."""
@@ -87,6 +99,26 @@ class OnnxDetector:
             "precision": self.metadata.get("precision", "fp32"),
             "checkpoint_sha256": self.metadata["checkpoint_sha256"],
         }
+
+    def _require_shapes(self, outputs: tuple[np.ndarray, ...], num_images: int) -> None:
+        if self.is_raw:
+            num_boxes = len(default_boxes())
+            wanted = [((num_images, 4, num_boxes), "f"), ((num_images, self.categories.num_classes, num_boxes), "f")]
+        else:
+            shape = (num_images, *outputs[2].shape[1:2])
+            wanted = [(shape[:1], "i"), ((*shape, 4), "f"), (shape, "f"), (shape, "i")]
+        found = [(output.shape, output.dtype.kind) for output in outputs]
+        if found != wanted:
+            raise InputError(f"{self._path} gives outputs {found} instead of {wanted}; export the checkpoint again")
+
+    def _require_detections(
+        self, num_detections: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+    ) -> None:
+        found = np.arange(scores.shape[1]) < num_detections[:, None]
+        if not np.isin(labels[found], self.categories.ids).all():
+            raise InputError(f"{self._path} detects categories that it does not name; export the checkpoint again")
+        if not (np.isfinite(boxes[found]).all() and np.isfinite(scores[found]).all()):
+            raise InputError(f"{self._path} gives boxes or scores that are no numbers; train it with a lower --lr")
 
     def _require_form(self, path: Path) -> tuple[list[str], bool, int | None]:
         """Output names, whether the model is raw, and its batch size if that is fixed."""
@@ -111,10 +143,13 @@ class OnnxDetector:
             categories = Categories(tuple(int(i) for i in ids), tuple(str(name) for name in names))
             defaults = asdict(EvalConfig())
             config = EvalConfig(**{key: type(v)(json.loads(self.metadata[key])) for key, v in defaults.items()})
-            if len(ids) != len(names):
+            if (
+                not len(set(categories.ids)) == len(ids) == len(names)
+                or max(map(abs, categories.ids), default=0) >= 2**63
+            ):
                 raise ValueError(f"{len(ids)} category ids and {len(names)} names")
             for key in ("preset", "checkpoint_sha256"):
                 self.metadata[key]
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise InputError(f"{path} has damaged metadata ({error!r}); export the checkpoint again") from error
         return categories, config

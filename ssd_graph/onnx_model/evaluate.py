@@ -30,6 +30,8 @@ from ssd_graph.evaluate import (
 )
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
+from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
+from ssd_graph.scorers import SCORERS
 from ssd_graph.transforms import decode, preprocess
 
 _BATCHES_AHEAD = 3
@@ -51,6 +53,19 @@ class RunSettings:
     """One of scorers.SCORERS."""
     limit: int | None = None
     """Score only the first images."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("threads", 1024), ("batch_size", 2**16), ("limit", 2**31)):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and 1 <= value <= most):
+                raise InputError(f"{name} {value!r}: give 1 to {most}")
+        for name, known in (
+            ("provider", (*PROVIDERS, "auto")),
+            ("scorer", SCORERS),
+            ("optimization", tuple(OPTIMIZATION_LEVELS)),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r}: give one of {', '.join(known)}")
 
     def reproducible(self) -> RunSettings:
         """The same on the CPU with one thread and every optimisation; docs/evaluation.md says what others changed.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
-from ssd_graph.evaluate import DetectionRows, load_detections
+from ssd_graph.evaluate import STAT_NAMES, DetectionRows, load_detections
 from ssd_graph.onnx_model.evaluate import OnnxResult, RunSettings
+from ssd_graph.summary import read_summary
 
 SAME_NUMBERS = 1e-6
 """Largest difference of any of the twelve numbers that still counts as the same."""
@@ -38,15 +38,10 @@ def load_recorded(path: Path) -> Recorded:
     Raises:
         InputError: the summary is missing or of another program or version.
     """
+    summary = read_summary(path)
     try:
-        summary = json.loads(path.read_bytes())
-        recorded = Recorded(summary, None)
-        recorded.settings()
-        for keys in (("stats", "AP"), ("detections_sha256",), ("pixels_sha256",), ("model", "sha256")):
-            value = summary
-            for key in keys:
-                value = value[key]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        Recorded(summary, None).settings()
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{path} is not a summary that this version of tools/eval_onnx.py wrote ({error!r})"
         ) from error
@@ -58,7 +53,7 @@ def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
     """Whether the numbers are the recorded ones, and what to tell the user, a line each."""
     old, new = recorded.summary, result.summary
     lines = [f"not the recorded {what}" for what, at in _INPUTS.items() if _get(old, at) != _get(new, at)]
-    worst = max(abs(new["stats"][name] - value) for name, value in old["stats"].items())
+    worst = max(abs(new["stats"][name] - old["stats"][name]) for name in STAT_NAMES)
     if old["detections_sha256"] == new["detections_sha256"]:
         verdict = "the same bits"
     elif worst <= SAME_NUMBERS:

@@ -115,6 +115,13 @@ def latency_chart(seconds: np.ndarray) -> str:
 
 def training_charts(metrics: Path) -> str:
     """Losses and validation AP of a metrics.jsonl; nothing where it has no training record."""
+    try:
+        return _training_charts(metrics)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return f"<p>The records in {metrics.name} beside the model are not those of a run.</p>"
+
+
+def _training_charts(metrics: Path) -> str:
     train, validation = read_records(metrics, "train"), read_records(metrics, "validation")
     if not train:
         return ""

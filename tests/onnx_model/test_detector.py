@@ -6,7 +6,7 @@ import os
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.detector import OnnxDetector
@@ -117,6 +117,65 @@ def set_metadata(model, key, value):
 )
 def test_damaged_metadata_is_refused(model, tmp_path, key, value, words):
     refused(set_metadata(model, key, value), tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("category_ids", "[1, 1, 2, 3, 4, 5]"),
+        ("category_ids", "[1, 2, 3, 4, 5, 9223372036854775808]"),
+        ("category_ids", "[1, 2, 3, 4, 5, 1e400]"),
+        ("score_threshold", "NaN"),
+        ("iou_threshold", "7"),
+        ("candidates_per_class", "0"),
+        ("detections_per_image", "1000000000000"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(model, tmp_path, key, value):
+    refused(set_metadata(model, key, value), tmp_path, "damaged metadata")
+
+
+def detected(model, tmp_path):
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(model.SerializeToString())
+    return OnnxDetector(path, threads=1)(sample_images(None, 1))
+
+
+def test_a_model_that_fails_while_it_runs_is_refused(model, tmp_path):
+    """Its shapes are dynamic, so onnxruntime finds out no sooner."""
+    boxes = next(node for node in model.graph.node if "boxes" in node.output)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, -1, 4]), "wrong"))
+    boxes.output[0] = "right"
+    model.graph.node.append(helper.make_node("Reshape", ["right", "wrong"], ["boxes"]))
+    with pytest.raises(InputError, match=r"hostile\.onnx does not run .*; export the checkpoint again"):
+        detected(model, tmp_path)
+
+
+def replaced(model, name, operator):
+    """The model with `operator` behind its output `name`."""
+    node = next(node for node in model.graph.node if name in node.output)
+    inner = f"{name} before {operator}"
+    node.output[list(node.output).index(name)] = inner
+    for n in model.graph.node:
+        n.input[:] = [inner if i == name else i for i in n.input]
+    model.graph.node.append(helper.make_node(operator, [inner], [name]))
+    return model
+
+
+def test_detections_of_another_shape_are_refused(model, tmp_path):
+    with pytest.raises(InputError, match=r"hostile\.onnx gives outputs"):
+        detected(replaced(model, "scores", "Transpose"), tmp_path)
+
+
+def test_categories_without_a_name_are_refused(model, tmp_path):
+    set_metadata(model, "category_ids", "[91, 92, 93, 94, 95, 96]")
+    with pytest.raises(InputError, match="detects categories that it does not name"):
+        detected(model, tmp_path)
+
+
+def test_scores_that_are_no_numbers_are_refused(model, tmp_path):
+    with pytest.raises(InputError, match="gives boxes or scores that are no numbers"):
+        detected(replaced(replaced(model, "scores", "Neg"), "scores", "Log"), tmp_path)
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path):

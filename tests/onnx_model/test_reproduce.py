@@ -81,6 +81,17 @@ def test_a_missing_detection_at_the_end_is_found(result):
     assert line.endswith("now nothing")
 
 
+@pytest.mark.parametrize(
+    "run",
+    [{"provider": "magic"}, {"threads": 0}, {"threads": 10**9}, {"batch_size": "8"}, {"scorer": []}, {"limit": True}],
+)
+def test_a_summary_of_an_impossible_run_is_refused_by_name(recorded, tmp_path, run):
+    summary = {**recorded.summary, "run": {**recorded.summary["run"], **run}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"summary\.json is not a summary"):
+        load_recorded(tmp_path / "summary.json")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"stats": {}}', '{"run": {"provider": "cpu"}}'])
 def test_what_is_no_summary_is_refused_by_name(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)

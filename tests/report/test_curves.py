@@ -101,6 +101,12 @@ def test_one_record_and_one_validation_are_enough(tmp_path):
     assert "dot s0" in text
 
 
+@pytest.mark.parametrize("record", [{"event": "train", "step": 3}, {**train(3, 1.0), "loss": "low"}])
+def test_records_of_something_else_are_named_instead_of_drawn(tmp_path, record):
+    path = records(tmp_path, train(1, 8.0), record)
+    assert training_charts(path) == f"<p>The records in {path.name} beside the model are not those of a run.</p>"
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path):
     path = records(tmp_path, train(1, 8.0), train(2, 4.0))
     path.write_text(path.read_text()[:-20])

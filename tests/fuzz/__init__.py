@@ -1,0 +1,1 @@
+"""Damaged and hostile files, made at random, against everything that reads a file from somebody else."""
