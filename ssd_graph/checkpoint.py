@@ -216,7 +216,7 @@ def read_weights_file(path: Path) -> dict[str, Any]:
         InputError: the file is missing, damaged or holds something else.
     """
     if not path.is_file():
-        raise InputError(f"no file {path}")
+        raise InputError(f"no file {path}; a training run leaves best.pth and last.pth in its --out folder")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
