@@ -77,6 +77,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What `measure_input` measures for these flags."""
+    torch.set_num_threads(1)
     split = load_split(data_root(args.data), args.split)
     return asdict(
         measure_input(split, num_images=args.images, rounds=args.rounds, workers=args.workers, device=args.device)
@@ -87,7 +88,6 @@ def measure_input(
     split: CocoSplit, *, num_images: int = 200, rounds: int = 5, workers: Sequence[int] = (1, 2), device: str = "cpu"
 ) -> InputSpeed:
     """Measure on the first `num_images` images of `split`, copying batches to `device`."""
-    torch.set_num_threads(1)
     split = _part(split, slice(num_images))
     one_core, difference = _on_one_core(split, rounds, torch.device(device))
     in_a_thread = partial(_in_a_thread, Stages(_part(split, slice(_BATCH_SIZE)), torch.device(device)))
