@@ -67,7 +67,7 @@ def umask():
         "../evil.jpg",
         "val2017/../../evil.jpg",
         "val2017/../evil.jpg",
-        "/tmp/evil.jpg",
+        "/evil.jpg",
         "//evil.jpg",
         "val2017/./evil.jpg",
         "val2017//evil.jpg",
