@@ -1,6 +1,6 @@
 """Resize training images: the reference's antialiased bilinear filter, by the quickest code this processor has.
 
-torch's kernel for AVX2 takes a sixth of Pillow's time and differs from it by at most two levels; without AVX2
+torch's kernel for AVX2 takes a fifth of Pillow's time and differs from it by at most two levels; without AVX2
 torch is slower than Pillow. Evaluation never comes here: see transforms.preprocess.
 """
 
