@@ -11,7 +11,10 @@ NPU_VENV ?= .venv-npu
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo fuzz test test-npu test-slow lint format docs clean
+# As many tests at once as there are cores, each with one thread; a file's tests share what they train.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+.PHONY: demo fuzz environments test test-npu test-slow lint format docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
@@ -19,11 +22,11 @@ demo: $(VENV)/.installed
 	$(RUN) tools/eval_onnx.py demo/model.onnx --data shapes --report
 
 test: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),test-npu)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
 # torch_npu changes what `import torch` does, so its tests have an environment of their own.
 test-npu: $(NPU_VENV)/.installed-npu
-	$(NPU_VENV)/bin/python -m pytest tests/npu
+	OMP_NUM_THREADS=1 $(NPU_VENV)/bin/python $(PYTEST) tests/npu
 
 # Damaged files for everything that reads files from others; `python -m tests.fuzz --help` says how to look further.
 fuzz: $(VENV)/.installed-dev
@@ -45,6 +48,8 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build -q --strict
 	$(RUN) -m pytest -q tests/test_links.py
+
+environments: $(VENV)/.installed-dev $(NPU_VENV)/.installed-npu
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -15,8 +15,17 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import Amp
 from ssd_graph.converters import register_converters
 
-BACKENDS = ("eager", "aot_eager", "inductor", "torchair")
-"""`eager` runs the step uncompiled; the others capture it as one static graph first."""
+BACKENDS = (
+    "eager",
+    "aot_eager",
+    "inductor",
+    "inductor:reduce-overhead",
+    "inductor:max-autotune",
+    "inductor:max-autotune-no-cudagraphs",
+    "torchair",
+)
+"""`eager` runs the step uncompiled; the others capture it as one static graph first. Behind inductor's colon is
+torch.compile's mode."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,8 +128,9 @@ def compile_graph(function: F, backend: str) -> F:
         return function
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
-    compiler = _torchair_backend() if backend == "torchair" else backend
-    compiled = torch.compile(function, backend=compiler, fullgraph=True, dynamic=False)
+    name, _, mode = backend.partition(":")
+    compiler = _torchair_backend() if name == "torchair" else name
+    compiled = torch.compile(function, backend=compiler, mode=mode or None, fullgraph=True, dynamic=False)
     stance = "default"
 
     def graph(*args: Any) -> Any:

@@ -89,6 +89,12 @@ class CocoSplit:
         return self.boxes[rows], self.labels[rows]
 
 
+def find_annotations(root: Path, split: str) -> Path | None:
+    """The annotation file of a split, `"train"` or `"val"`, of the COCO folder `root`, if there is one."""
+    names = (f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_"))
+    return next((file for name in names if (file := root / "annotations" / name).is_file()), None)
+
+
 def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> CocoSplit:
     """Read a split, `"train"` or `"val"`, of the COCO folder `root`.
 
@@ -98,7 +104,12 @@ def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> Coc
     Raises:
         InputError: a file is missing, is not COCO's format, or refers to an unknown image or category.
     """
-    annotation_file = _find_annotations(root, split)
+    annotation_file = find_annotations(root, split)
+    if annotation_file is None:
+        raise InputError(
+            f"no COCO data set at '{root}': give --data a folder with annotations/instances_{split}2017.json and "
+            f"{split}2017/, or use --data shapes for a generated one"
+        )
     image_dir = root / f"{split}2017"
     if not image_dir.is_dir():
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
@@ -107,17 +118,6 @@ def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> Coc
     if not len(kept):
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
     return kept
-
-
-def _find_annotations(root: Path, split: str) -> Path:
-    names = [f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_")]
-    for name in names:
-        if (root / "annotations" / name).is_file():
-            return root / "annotations" / name
-    raise InputError(
-        f"no COCO data set at '{root}': give --data a folder with annotations/{names[0]} and {split}2017/, "
-        "or use --data shapes for a generated one"
-    )
 
 
 def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit:

@@ -40,12 +40,24 @@ class Metrics(NamedTuple):
 class TrainStep:
     """`step(state, batch, learning_rate)` trains once; everything that may change from step to step is a tensor."""
 
-    def __init__(self, config: ModelConfig, recipe: Recipe, *, amp: Amp = "off", world_size: int = 1) -> None:
-        """`world_size` above 1 averages gradients and BN statistics over the default process group."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        *,
+        amp: Amp = "off",
+        world_size: int = 1,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """`world_size` above 1 averages gradients and BN statistics over the default process group.
+
+        `memory_format` is the images' as they enter the network.
+        """
         with torch.device("meta"):  # a skeleton: the weights come from the state
             self.model = SSD300(config)
         self.layout = StateLayout.of(self.model)
         self.recipe, self.amp_dtype, self.world_size = recipe, AMP_DTYPES.get(amp), world_size
+        self.memory_format = memory_format
         self.group: Any = torch.distributed.GroupMember.WORLD if world_size > 1 else None
 
     def __call__(self, state: TrainState, batch: Batch, defaults: Tensor, learning_rate: Tensor) -> Metrics:
@@ -91,7 +103,8 @@ class TrainStep:
         compute_dtype = self.amp_dtype or dtype
         tensors = self.layout.split_parameters(parameters, compute_dtype)
         tensors |= self.layout.split_buffers(bn_statistics)
-        regression, logits = functional_call(self.model, tensors, images.to(compute_dtype))
+        images = images.to(compute_dtype, memory_format=self.memory_format)
+        regression, logits = functional_call(self.model, tensors, images)
         losses = multibox_loss(regression.to(dtype), logits.to(dtype), targets)
         return losses.total * loss_scale, (Metrics(*losses), self.layout.join_buffers(tensors))
 

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and asks glibc")
 def test_two_thousand_steps_leave_the_process_as_five_hundred_did(tmp_path):
     command = [sys.executable, "-m", "tests.long_run", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)

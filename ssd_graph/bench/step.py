@@ -9,20 +9,22 @@ torch's own BatchNorm2d, images normalised and targets encoded beforehand. Our s
 from __future__ import annotations
 
 import argparse
+import gc
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssd_graph.backend import compile_graph, require_devices
+from ssd_graph.backend import BACKENDS, compile_graph, require_devices
 from ssd_graph.cli import positive
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
 from ssd_graph.loader import Batch
@@ -38,83 +40,125 @@ NUM_CLASSES = 81
 NUM_BOXES = 64
 """Ground truths an image, padding included; COCO's fullest training image has 93."""
 LEARNING_RATE = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepOptions:
-    """What is measured."""
-
-    preset: str = "ssd300-r34"
-    batch_size: int = 32
-    devices: str = "cpu"
-    """A key of backend.DEVICES; one device is used."""
-    amp: Amp | None = None
-    backend: str | None = None
-    num_steps: int = 30
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+"""Of the images that enter the network; the backend may choose another for the maps inside."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `run` reads."""
+    """The flags that `run` reads; every combination of those that take several values is measured."""
+    add_step_flags(parser, several="+")
+    parser.add_argument(
+        "--memory-format", choices=MEMORY_FORMATS, nargs="+", default=["contiguous"], help="default: contiguous"
+    )
+
+
+def add_step_flags(parser: argparse.ArgumentParser, several: str | None = None) -> None:
+    """The flags that say which step is measured and where; with `several="+"` three of them take lists."""
+    batch_size = [32] if several else 32
     parser.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="default: %(default)s")
-    parser.add_argument("--batch-size", "-b", type=positive, default=32, help="default: %(default)s")
+    parser.add_argument("--batch-size", "-b", type=positive, nargs=several, default=batch_size, help="default: 32")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), nargs=several, help="default: by device")
+    parser.add_argument("--backend", choices=BACKENDS, nargs=several, help="default: by device")
     parser.add_argument("--steps", type=positive, default=30, help="default: %(default)s")
-    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: by device")
-    parser.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
     parser.add_argument("--gpus", action="store_const", const="gpu", default="cpu", dest="devices", help="on one GPU")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """What `bench_step` measures for these flags."""
-    return bench_step(
-        StepOptions(
-            preset=args.preset,
-            batch_size=args.batch_size,
-            num_steps=args.steps,
-            amp=args.amp,
-            backend=args.backend,
-            devices=args.devices,
-        )
-    )
-
-
-def bench_step(options: StepOptions) -> dict[str, Any]:
     """Images a second of the compiled step and of the eager baseline, one after the other on one device.
 
     Returns:
-        `compiled` and `baseline` images/s and their `ratio`; `first_call_seconds` (compilation included),
-        `peak_memory_mb` of the compiled step, `kernels_per_step` on a GPU (None elsewhere), `tflops` of the
-        compiled step, `matmul_tflops` measured in the same precision, and the share `of_matmul_peak`.
+        What ran where, `matmul_tflops` by amp mode, and `rows`, one for each combination of the flags:
+        `compiled` and `baseline` images/s and their `ratio`; `first_call_seconds`, compilation included;
+        `peak_memory_mb` of the compiled step on a GPU, of the process so far elsewhere; `kernels_per_step` on a
+        GPU; `tflops` of the compiled step and their share `of_matmul_peak`. What cannot be said, or does not fit
+        into the device's memory, is None.
 
     Raises:
-        InputError: the device is not there.
+        InputError: the device or a backend is not there.
     """
-    kind = require_devices(options.devices, 1)
+    kind = require_devices(args.devices, 1)
     device = torch.device(kind.type)
-    amp, backend = options.amp or kind.amp, options.backend or kind.backend
-    batch = synthetic_batch(options.batch_size, device)
-    train_on, first_call = compiled_step(options.preset, NUM_CLASSES, batch, amp, backend, device)
-    step = partial(train_on, batch)
-    compiled = options.batch_size / seconds_of(step, options.num_steps, device)
-    peak = peak_memory_mb(device)
-    kernels = _count_kernels(step) if device.type == "cuda" else None
-    baseline_step = _eager_step(options.preset, batch, amp, device)
-    baseline = options.batch_size / seconds_of(baseline_step, options.num_steps, device)
-    tflops = compiled * train_flops_per_image(options.preset) / 1e12
-    matmul = matmul_tflops(AMP_DTYPES.get(amp, torch.float32), device)
+    amps: list[Amp] = args.amp or [kind.amp]
+    batch_sizes: list[int] = args.batch_size
+    peaks = {amp: matmul_tflops(AMP_DTYPES.get(amp, torch.float32), device) for amp in amps}
+    gflop = train_flops_per_image(args.preset) / 1e9
+    rows = []
+    for amp, batch_size in product(amps, batch_sizes):
+        batch = synthetic_batch(batch_size, device)
+        baseline = _if_it_fits(partial(_time_baseline, args.preset, batch, amp, device, args.steps))
+        for backend, memory_format in product(args.backend or [kind.backend], args.memory_format):
+            step = partial(compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, memory_format)
+            timed = _if_it_fits(partial(_time_compiled, step, batch, device, args.steps)) or _Timed()
+            tflops = timed.compiled and timed.compiled * gflop / 1e3
+            rows.append(
+                {
+                    "batch_size": batch_size,
+                    "amp": amp,
+                    "backend": backend,
+                    "memory_format": memory_format,
+                    "baseline": baseline,
+                    **asdict(timed),
+                    "ratio": timed.compiled and baseline and timed.compiled / baseline,
+                    "tflops": tflops,
+                    "of_matmul_peak": tflops and tflops / peaks[amp],
+                }
+            )
     return {
-        "options": asdict(options) | {"amp": amp, "backend": backend},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "preset": args.preset,
+        "device": device_name(device),
         "torch": torch.__version__,
-        "compiled": round(compiled, 2),
-        "baseline": round(baseline, 2),
-        "ratio": round(compiled / baseline, 3),
-        "first_call_seconds": round(first_call, 1),
-        "peak_memory_mb": round(peak),
-        "kernels_per_step": kernels,
-        "tflops": round(tflops, 4),
-        "matmul_tflops": round(matmul, 4),
-        "of_matmul_peak": round(tflops / matmul, 3),
+        "steps": args.steps,
+        "gflop_per_image": gflop,
+        "matmul_tflops": peaks,
+        "rows": rows,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What the figures were taken on."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+T = TypeVar("T")
+
+
+def _if_it_fits(measure: Callable[[], T]) -> T | None:
+    """What `measure` returns, with nothing left over from the measurement before; None without enough memory."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+    try:
+        return measure()
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _time_baseline(preset: str, batch: Batch, amp: Amp, device: torch.device, num_steps: int) -> float:
+    """Images a second of eager PyTorch."""
+    return len(batch.images) / seconds_of(_eager_step(preset, batch, amp, device), num_steps, device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Timed:
+    compiled: float | None = None
+    first_call_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    kernels_per_step: int | None = None
+
+
+def _time_compiled(
+    make: Callable[[], tuple[Callable[[Batch], Any], float]], batch: Batch, device: torch.device, num_steps: int
+) -> _Timed:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    train_on, first_call = make()
+    step = partial(train_on, batch)
+    return _Timed(
+        compiled=len(batch.images) / seconds_of(step, num_steps, device),
+        first_call_seconds=first_call,
+        peak_memory_mb=_peak_memory_mb(device),
+        kernels_per_step=_count_kernels(step) if device.type == "cuda" else None,
+    )
 
 
 def synthetic_batch(num_images: int, device: torch.device) -> Batch:
@@ -133,11 +177,17 @@ def synthetic_batch(num_images: int, device: torch.device) -> Batch:
 
 
 def compiled_step(
-    preset: str, num_classes: int, batch: Batch, amp: Amp, backend: str, device: torch.device
+    preset: str,
+    num_classes: int,
+    batch: Batch,
+    amp: Amp,
+    backend: str,
+    device: torch.device,
+    memory_format: str = "contiguous",
 ) -> tuple[Callable[[Batch], Any], float]:
     """What trains once on a batch shaped like `batch`, and the seconds its first call took."""
     config = model_config(preset, num_classes)
-    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp)
+    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=MEMORY_FORMATS[memory_format])
     state = step.layout.new_state(SSD300(config).to(device), loss_scale=128.0 if amp == "fp16" else 1.0)
     graph = compile_graph(step.__call__, backend)
     defaults, rate = device_default_boxes(device), torch.tensor(LEARNING_RATE, device=device)
@@ -191,7 +241,7 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def _peak_memory_mb(device: torch.device) -> float:
     """Most memory in use so far: of tensors on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
@@ -223,19 +273,26 @@ def _count_kernels(step: Callable[[], Any]) -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a few lines."""
-    options = result["options"]
-    memory, kernels = result["peak_memory_mb"], result["kernels_per_step"]
-    return "\n".join(
-        [
-            f"{options['preset']}, batch {options['batch_size']}, {result['device']}, amp {options['amp']}, "
-            f"{options['backend']}, torch {result['torch']}",
-            f"  compiled step    {result['compiled']:10.1f} images/s",
-            f"  eager baseline   {result['baseline']:10.1f} images/s   ratio {result['ratio']:.2f}",
-            f"  first call       {result['first_call_seconds']:10.1f} s, compilation included",
-            f"  peak memory      {memory:10,} MB",
-            f"  of matmul peak   {result['of_matmul_peak']:10.1%}   ({result['tflops']:.2f} of "
-            f"{result['matmul_tflops']:.2f} TFLOP/s)",
-            *([f"  kernels a step   {kernels:10,}"] if kernels is not None else []),
-        ]
-    )
+    """The result as lines of a Markdown table."""
+    peaks = ", ".join(f"{peak:.2f} TFLOP/s ({amp})" for amp, peak in result["matmul_tflops"].items())
+    columns = ("batch", "amp", "backend", "memory format", "images/s", "eager", "ratio", "of peak")
+    lines = [
+        f"{result['preset']} on {result['device']}, torch {result['torch']}; matrix products: {peaks}",
+        "",
+        "| " + " | ".join((*columns, "first call", "memory", "kernels")) + " |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for row in result["rows"]:
+        cells = [str(row[name]) for name in ("batch_size", "amp", "backend", "memory_format")]
+        for name, form in (
+            ("compiled", "{:.1f}"),
+            ("baseline", "{:.1f}"),
+            ("ratio", "{:.2f}"),
+            ("of_matmul_peak", "{:.1%}"),
+            ("first_call_seconds", "{:.1f} s"),
+            ("peak_memory_mb", "{:,.0f} MB"),
+            ("kernels_per_step", "{:,}"),
+        ):
+            cells.append("-" if row[name] is None else form.format(row[name]))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ssd_graph.backend import require_devices
-from ssd_graph.bench import step
-from ssd_graph.bench.step import compiled_step, seconds_of
+from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, seconds_of
 from ssd_graph.cache import open_cache
 from ssd_graph.coco import DEFAULT_ROOT, load_split
 from ssd_graph.config import AugmentConfig
@@ -24,7 +23,7 @@ from ssd_graph.shapes import data_root
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `run` reads."""
-    step.add_flags(parser)
+    add_step_flags(parser)
     parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="decoding processes (default: by cores)")
     parser.add_argument("--cache", metavar="ram|DIR", help="as tools/train_graph.py's")
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "preset": args.preset,
         "batch_size": args.batch_size,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "amp": amp,
         "backend": backend,
         "torch": torch.__version__,

@@ -18,6 +18,7 @@ from ssd_graph.check import problems as p
 from ssd_graph.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.check.problems import Findings, Kind, Problem
 from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.coco import find_annotations
 from ssd_graph.transforms import FORMATS, decode
 
 
@@ -57,7 +58,7 @@ def check_folder(
     Raises:
         InputError: no split has an annotation file.
     """
-    files = {split: file for split in splits if (file := annotation_file(root, split))}
+    files = {split: file for split in splits if (file := find_annotations(root, split))}
     if not files:
         wanted = " or ".join(f"annotations/instances_{split}2017.json" for split in splits)
         raise InputError(f"no {wanted} in '{root}'; give the folder that holds annotations/ and the image folders")
@@ -66,12 +67,6 @@ def check_folder(
         sizes = " and ".join(f"{len(check.categories)} in {check.split}" for check in checks)
         checks[-1].problems.append(Problem(p.OTHER_CATEGORIES, 1, (sizes,)))
     return checks
-
-
-def annotation_file(root: Path, split: str) -> Path | None:
-    """The file that coco.load_split would read, if there is one."""
-    names = (f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_"))
-    return next((file for name in names if (file := root / "annotations" / name).is_file()), None)
 
 
 def check_split(file: Path, image_dir: Path, split: str, quick: bool = False, workers: int | None = None) -> SplitCheck:

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
     parser.add_argument("--batch-size", "-b", type=positive, default=32, help="images a device (default: %(default)s)")
     parser.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
-    parser.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
+    parser.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
     parser.add_argument("--workers", type=positive, default=2, help="decoding threads a device (default: 2)")
     parser.add_argument("--device_id", type=int, default=0, help="number of the first device (default: 0)")
     device = parser.add_mutually_exclusive_group()

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     device = result.add_argument_group("graph")
     device.add_argument("--device_id", type=int, default=0, help="number of the first device (default: 0)")
     device.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
-    device.add_argument("--backend", help="eager, aot_eager, inductor or torchair (default: by device)")
+    device.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
 
     recipe = result.add_argument_group("recipe (each flag overrides one of its numbers)")
     recipe.add_argument("--recipe", choices=RECIPES, default="mlperf-256", help="default: %(default)s")
