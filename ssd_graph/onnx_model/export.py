@@ -45,12 +45,13 @@ INT8_OPSET = 13
 """The first with a scale for each channel."""
 
 PARITY = 1e-4
-"""Largest difference of scores and boxes from the postprocessing's rules that passes the check.
+"""Largest difference of scores and boxes from the postprocessing's rules that passes the check, beyond that of
+the network's outputs.
 
 A trained network stays below 1e-5. After thirty steps logits reach 150, and rounding alone gave 1.04e-5.
 """
 
-LEAST_SIGNAL_TO_NOISE = {"fp32": 80.0, "fp16": 40.0, "int8": 10.0}
+LEAST_SIGNAL_TO_NOISE = {"fp32": 100.0, "fp16": 40.0, "int8": 10.0}
 """By precision, in dB: how far below torch's float32 outputs the network's errors must stay."""
 
 
