@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssd_graph.backend import keep_freed_memory
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -125,8 +127,9 @@ def broadcast_state(tensors: Iterable[Tensor | None], world: World) -> None:
 
 
 def device_of(kind: str, world: World, first: int = 0) -> torch.device:
-    """The device of this process; an accelerator, the `first` plus local rank, is made the current one."""
+    """The device of this process, made ready: of accelerators, the `first` plus local rank becomes the current one."""
     if kind == "cpu":
+        keep_freed_memory()
         return torch.device("cpu")
     torch.accelerator.set_device_index(first + world.local_rank)  # gathering objects uses the current device
     return torch.device(kind, first + world.local_rank)

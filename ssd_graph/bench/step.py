@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssd_graph.backend import BACKENDS, compile_graph, require_devices
 from ssd_graph.cli import positive
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
+from ssd_graph.distributed import World, device_of
 from ssd_graph.loader import Batch
 from ssd_graph.loss import multibox_loss
 from ssd_graph.matcher import match
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         InputError: the device or a backend is not there.
     """
     kind = require_devices(args.devices, 1)
-    device = torch.device(kind.type)
+    device = device_of(kind.type, World())
     amps: list[Amp] = args.amp or [kind.amp]
     batch_sizes: list[int] = args.batch_size
     peaks = {amp: matmul_tflops(AMP_DTYPES.get(amp, torch.float32), device) for amp in amps}

@@ -15,6 +15,7 @@ from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, sec
 from ssd_graph.cache import open_cache
 from ssd_graph.coco import DEFAULT_ROOT, load_split
 from ssd_graph.config import AugmentConfig
+from ssd_graph.distributed import World, device_of
 from ssd_graph.feed import feed
 from ssd_graph.loader import Batch, Loader
 from ssd_graph.options import default_workers
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         InputError: the device or the data set is not there.
     """
     kind = require_devices(args.devices, 1)
-    device = torch.device(kind.type)
+    device = device_of(kind.type, World())
     amp, backend = args.amp or kind.amp, args.backend or kind.backend
     split = load_split(data_root(args.data), "train")
     workers = default_workers(args.devices, 1) if args.workers is None else args.workers
