@@ -76,7 +76,7 @@ def keep_freed_memory() -> None:
     """Have this process keep the memory that tensors free, for those that follow.
 
     The C library else returns most of it to the kernel and asks for it again, page by page, at every operation on
-    large maps: a third of a training step on a CPU. Nothing happens where the library is not glibc.
+    large maps: a tenth to a fifth of a training step on a CPU. Nothing happens where the library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -12,12 +12,11 @@ import argparse
 import gc
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def add_step_flags(parser: argparse.ArgumentParser, several: str | None = None) 
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of the compiled step and of the eager baseline, one after the other on one device.
+    """Images a second of the compiled step and of the eager baseline, in turns on one device.
 
     Returns:
         What ran where, `matmul_tflops` by amp mode, and `rows`, one for each combination of the flags:
@@ -86,10 +85,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for amp, batch_size in product(amps, batch_sizes):
         batch = synthetic_batch(batch_size, device)
-        baseline = _if_it_fits(partial(_time_baseline, args.preset, batch, amp, device, args.steps))
         for backend, memory_format in product(args.backend or [kind.backend], args.memory_format):
-            step = partial(compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, memory_format)
-            timed = _if_it_fits(partial(_time_compiled, step, batch, device, args.steps)) or _Timed()
+            compiled = partial(compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, memory_format)
+            baseline = partial(_eager_step, args.preset, batch, amp, device)
+            timed = _if_it_fits(partial(_measure, compiled, baseline, batch, device, args.steps))
             tflops = timed.compiled and timed.compiled * gflop / 1e3
             rows.append(
                 {
@@ -97,9 +96,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     "amp": amp,
                     "backend": backend,
                     "memory_format": memory_format,
-                    "baseline": baseline,
                     **asdict(timed),
-                    "ratio": timed.compiled and baseline and timed.compiled / baseline,
+                    "ratio": timed.compiled and timed.baseline and timed.compiled / timed.baseline,
                     "tflops": tflops,
                     "of_matmul_peak": tflops and tflops / peaks[amp],
                 }
@@ -120,45 +118,47 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
-T = TypeVar("T")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    compiled: float | None = None
+    """Images a second, as `baseline`."""
+    baseline: float | None = None
+    first_call_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    kernels_per_step: int | None = None
 
 
-def _if_it_fits(measure: Callable[[], T]) -> T | None:
-    """What `measure` returns, with nothing left over from the measurement before; None without enough memory."""
+def _if_it_fits(measure: Callable[[], _Measured]) -> _Measured:
+    """What `measure` returns, with nothing left over from the measurement before; empty if memory is too small."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
     try:
         return measure()
     except torch.OutOfMemoryError:
-        return None
+        return _Measured()
 
 
-def _time_baseline(preset: str, batch: Batch, amp: Amp, device: torch.device, num_steps: int) -> float:
-    """Images a second of eager PyTorch."""
-    return len(batch.images) / seconds_of(_eager_step(preset, batch, amp, device), num_steps, device)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Timed:
-    compiled: float | None = None
-    first_call_seconds: float | None = None
-    peak_memory_mb: float | None = None
-    kernels_per_step: int | None = None
-
-
-def _time_compiled(
-    make: Callable[[], tuple[Callable[[Batch], Any], float]], batch: Batch, device: torch.device, num_steps: int
-) -> _Timed:
+def _measure(
+    make_compiled: Callable[[], tuple[Callable[[Batch], Any], float]],
+    make_baseline: Callable[[], Callable[[], Any]],
+    batch: Batch,
+    device: torch.device,
+    num_steps: int,
+) -> _Measured:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    train_on, first_call = make()
-    step = partial(train_on, batch)
-    return _Timed(
-        compiled=len(batch.images) / seconds_of(step, num_steps, device),
+    train_on, first_call = make_compiled()
+    compiled = partial(train_on, batch)
+    compiled()
+    peak = _peak_memory_mb(device)  # before the baseline's model lies beside it
+    seconds = seconds_of([compiled, make_baseline()], num_steps, device)
+    return _Measured(
+        compiled=len(batch.images) / seconds[0],
+        baseline=len(batch.images) / seconds[1],
         first_call_seconds=first_call,
-        peak_memory_mb=_peak_memory_mb(device),
-        kernels_per_step=_count_kernels(step) if device.type == "cuda" else None,
+        peak_memory_mb=peak,
+        kernels_per_step=_count_kernels(compiled) if device.type == "cuda" else None,
     )
 
 
@@ -223,17 +223,24 @@ def _eager_step(preset: str, batch: Batch, amp: Amp, device: torch.device) -> Ca
     return step
 
 
-def seconds_of(step: Callable[[], Any], num_steps: int, device: torch.device, num_windows: int = 3) -> float:
-    """Seconds a step: the median of windows of `num_steps` / `num_windows` steps after as many to warm up."""
-    length = max(1, num_steps // num_windows)
-    windows = []
-    for _ in range(num_windows + 1):
-        begin = time.perf_counter()
-        for _ in range(length):
-            step()
-        wait_for(device)
-        windows.append((time.perf_counter() - begin) / length)
-    return median(windows[1:])
+def seconds_of(
+    steps: Sequence[Callable[[], Any]], num_steps: int, device: torch.device, num_rounds: int = 5
+) -> list[float]:
+    """Seconds a call of each of `steps`: the quickest of `num_rounds` windows, which take turns, after one to warm up.
+
+    Turns, so that a machine that slows down slows all of them; the quickest, because whatever else it does can
+    only add time.
+    """
+    length = max(1, num_steps // num_rounds)
+    windows = [[] for _ in steps]
+    for _ in range(num_rounds + 1):
+        for step, seconds in zip(steps, windows, strict=True):
+            begin = time.perf_counter()
+            for _ in range(length):
+                step()
+            wait_for(device)
+            seconds.append((time.perf_counter() - begin) / length)
+    return [min(seconds[1:]) for seconds in windows]
 
 
 def wait_for(device: torch.device) -> None:
@@ -263,7 +270,7 @@ def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
     """What this device reaches in a large matrix product: its practical peak."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / seconds_of(lambda: a @ a, 30, device) / 1e12
+    return 2 * size**3 / seconds_of([lambda: a @ a], 30, device)[0] / 1e12
 
 
 def _count_kernels(step: Callable[[], Any]) -> int:

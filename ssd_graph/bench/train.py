@@ -28,7 +28,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="decoding processes (default: by cores)")
     parser.add_argument("--cache", metavar="ram|DIR", help="as tools/train_graph.py's")
-    parser.add_argument("--rounds", type=int, default=3, help="the best of each counts (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -47,13 +46,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     workers = default_workers(args.devices, 1) if args.workers is None else args.workers
     cache = open_cache(args.cache, split, workers=workers) if args.cache else None
     loader = Loader(split, args.batch_size, AugmentConfig(), workers=workers, cache=cache)
-    best = {"step": 0.0, "loop": 0.0}
     with closing(feed(loader.batches(), device)) as batches:
         resident = Batch(*(tensor.clone() for tensor in next(batches)))
         train_on, first_call = compiled_step(args.preset, split.categories.num_classes, resident, amp, backend, device)
-        for _ in range(args.rounds):
-            for name, once in (("step", lambda: train_on(resident)), ("loop", lambda: train_on(next(batches)))):
-                best[name] = max(best[name], args.batch_size / seconds_of(once, args.steps, device))
+        turns = lambda: train_on(resident), lambda: train_on(next(batches))
+        step, loop = (args.batch_size / seconds for seconds in seconds_of(turns, args.steps, device))
     return {
         "preset": args.preset,
         "batch_size": args.batch_size,
@@ -65,8 +62,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "cache": args.cache,
         "num_images": len(split),
         "first_call_seconds": round(first_call, 1),
-        **{name: round(speed, 2) for name, speed in best.items()},
-        "share": round(best["loop"] / best["step"], 3),
+        "step": step,
+        "loop": loop,
+        "share": loop / step,
     }
 
 

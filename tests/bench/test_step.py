@@ -25,7 +25,7 @@ def test_a_matrix_product_has_a_speed():
     assert matmul_tflops(torch.float32, torch.device("cpu")) > 0
 
 
-def test_the_command_measures_every_combination_against_one_baseline_each():
+def test_the_command_measures_every_combination_against_a_baseline():
     flags = ["--preset", "ssd300-nano", "--batch-size", "1", "2", "--backend", "eager", "aot_eager", "--steps", "1"]
     result = json.loads(_run("step", *flags, "--json", "-"))
     rows = result["rows"]
@@ -37,19 +37,18 @@ def test_the_command_measures_every_combination_against_one_baseline_each():
         assert row["ratio"] == row["compiled"] / row["baseline"]
         assert 0 < row["of_matmul_peak"] < 1
         assert (row["amp"], row["memory_format"]) == ("off", "contiguous")
-    assert len({row["baseline"] for row in rows}) == 2
 
 
 def test_what_does_not_fit_leaves_a_row_and_the_others_are_measured(monkeypatch):
     def too_large(*args):
         raise torch.OutOfMemoryError("no")
 
-    monkeypatch.setattr(step, "_time_compiled", too_large)
+    monkeypatch.setattr(step, "_measure", too_large)
     parser = argparse.ArgumentParser()
     step.add_flags(parser)
     args = parser.parse_args(["--preset", "ssd300-nano", "--batch-size", "1", "--steps", "1"])
     table = step.table(step.run(args)).splitlines()
-    assert re.fullmatch(r"\| 1 \| off \| aot_eager \| contiguous \| - \| \d+\.\d \|( - \|){5}", table[-1])
+    assert re.fullmatch(r"\| 1 \| off \| aot_eager \| contiguous \|( - \|){7}", table[-1])
 
 
 def _run(*flags):
