@@ -54,7 +54,9 @@ def test_nothing_unpickles_or_evaluates():
 
 OFFLINE = """
 import sys
-def forbid(event, _):
+def forbid(event, arguments):
+    # Processes of one machine meet at a file: its address is a path, a network's is a tuple.
+    if event in ("socket.connect", "socket.bind") and isinstance(arguments[1], (str, bytes)): return
     if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
         raise AssertionError(event)
 sys.addaudithook(forbid)
