@@ -41,8 +41,8 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    """A constant [3, 1, 1], one value a colour channel."""
-    return torch.tensor([[[v]] for v in values], dtype=like.dtype, device=like.device)
+    """A constant [3, 1, 1], one value a colour channel; filled in, since a literal would be copied to the device."""
+    return torch.cat([torch.full((1, 1, 1), value, dtype=like.dtype, device=like.device) for value in values])
 
 
 def flip_boxes(boxes_xyxy: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ def jitter_colour(images: Tensor, blends: Tensor, hue: Tensor) -> Tensor:
 
 def _blend(images: Tensor, of_image: Tensor, of_luma: Tensor, of_mean: Tensor) -> Tensor:
     """Weighted sum of an image, its luma and its mean luma, clamped to levels; weights [N, 1, 1, 1]."""
-    luma = (images * _channels(_LUMA, images)).sum(1, keepdim=True)
+    red, green, blue = images.split((1, 1, 1), 1)
+    luma = (red * _LUMA[0]).add(green, alpha=_LUMA[1]).add(blue, alpha=_LUMA[2])
     other = torch.addcmul(luma * of_luma, luma.mean((2, 3), keepdim=True), of_mean)
     return torch.addcmul(other, images, of_image).clamp(0.0, 255.0)
 
