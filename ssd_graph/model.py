@@ -47,12 +47,22 @@ class SSD300(nn.Module):
         features = [self.trunk(images)]
         for block in self.extra:
             features.append(block(features[-1]))
-        boxes = [head(f).reshape(f.shape[0], 4, -1) for head, f in zip(self.box_head, features, strict=True)]
-        classes = [
-            head(f).reshape(f.shape[0], self.config.num_classes, -1)
-            for head, f in zip(self.class_head, features, strict=True)
-        ]
+        heads = zip(features, self.box_head, self.class_head, strict=True)
+        boxes, classes = zip(*(self._apply_heads(*level) for level in heads), strict=True)
         return torch.cat(boxes, 2), torch.cat(classes, 2)
+
+    def _apply_heads(self, features: Tensor, box_head: nn.Conv2d, class_head: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        """Box regression [N, 4, A'] and class logits [N, C, A'] of one level's features [N, D, S, S]."""
+        if not self.training:
+            boxes, classes = box_head(features), class_head(features)
+        else:  # one convolution reads the features once, and tensor cores want channels in multiples of 8
+            sizes = [box_head.out_channels, class_head.out_channels]
+            sizes.append(-sum(sizes) % 8)
+            weight = F.pad(torch.cat([box_head.weight, class_head.weight]), (0, 0) * 3 + (0, sizes[2]))
+            bias = F.pad(torch.cat([box_head.bias, class_head.bias]), (0, sizes[2]))
+            boxes, classes, _ = F.conv2d(features, weight, bias, padding=1).split(sizes, 1)
+        num_images = features.shape[0]
+        return boxes.reshape(num_images, 4, -1), classes.reshape(num_images, self.config.num_classes, -1)
 
 
 def refit_heads(tensors: Mapping[str, Tensor], target: SSD300) -> dict[str, Tensor]:
