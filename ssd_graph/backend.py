@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
@@ -45,11 +45,15 @@ class DeviceKind:
     amp: Amp
     collectives: str
     """torch.distributed's backend."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of the images that enter the network in training."""
 
 
 DEVICES = {
     "cpu": DeviceKind("cpu", "aot_eager", "off", "gloo"),
-    "gpu": DeviceKind("cuda", "inductor", "bf16", "nccl"),
+    # cuDNN's convolutions are channels_last. Inductor would turn the forward pass's maps to that by itself, and keep
+    # a copy of each in the other format, from which cuDNN would turn them again in the backward pass.
+    "gpu": DeviceKind("cuda", "inductor", "bf16", "nccl", torch.channels_last),
     "npu": DeviceKind("npu", "torchair", "fp16", "hccl"),
 }
 
@@ -131,6 +135,16 @@ def _torchair_backend() -> Any:
     for number, handler in handlers.items():  # torchair's own would swallow Ctrl-C
         signal.signal(number, handler)
     return backend
+
+
+def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
+    """Tell compilers that these tensors, which a graph overwrites, will stay where they are.
+
+    Inductor's modes with CUDA graphs would otherwise run the step without: a replay writes to fixed addresses.
+    """
+    for tensor in tensors:
+        if tensor is not None:
+            torch._dynamo.mark_static_address(tensor)
 
 
 def compile_graph(function: F, backend: str) -> F:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,19 +48,19 @@ class SSD300(nn.Module):
         features = [self.trunk(images)]
         for block in self.extra:
             features.append(block(features[-1]))
-        heads = zip(features, self.box_head, self.class_head, strict=True)
-        boxes, classes = zip(*(self._apply_heads(*level) for level in heads), strict=True)
+        boxes, classes = zip(*(self._heads(level, f) for level, f in enumerate(features)), strict=True)
         return torch.cat(boxes, 2), torch.cat(classes, 2)
 
-    def _apply_heads(self, features: Tensor, box_head: nn.Conv2d, class_head: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    def _heads(self, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
         """Box regression [N, 4, A'] and class logits [N, C, A'] of one level's features [N, D, S, S]."""
+        box_head, class_head = cast(nn.Conv2d, self.box_head[level]), cast(nn.Conv2d, self.class_head[level])
         if not self.training:
             boxes, classes = box_head(features), class_head(features)
         else:  # one convolution reads the features once, and tensor cores want channels in multiples of 8
             sizes = [box_head.out_channels, class_head.out_channels]
             sizes.append(-sum(sizes) % 8)
             weight = F.pad(torch.cat([box_head.weight, class_head.weight]), (0, 0) * 3 + (0, sizes[2]))
-            bias = F.pad(torch.cat([box_head.bias, class_head.bias]), (0, sizes[2]))
+            bias = F.pad(torch.cat([cast(Tensor, box_head.bias), cast(Tensor, class_head.bias)]), (0, sizes[2]))
             boxes, classes, _ = F.conv2d(features, weight, bias, padding=1).split(sizes, 1)
         num_images = features.shape[0]
         return boxes.reshape(num_images, 4, -1), classes.reshape(num_images, self.config.num_classes, -1)

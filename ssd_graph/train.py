@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ssd_graph.backend import DeviceKind, compile_graph, require_devices
+from ssd_graph.backend import DeviceKind, compile_graph, keep_addresses, require_devices
 from ssd_graph.cache import PackedImages, open_cache
 from ssd_graph.checkpoint import Checkpoint, load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.cli import InputError
@@ -108,11 +108,12 @@ class Trainer:
         self.first_step = self.step = resumed.step if resumed else 0
         self._refuse_mismatches(resumed)
 
-        step = TrainStep(self.model, self.recipe, amp=self.amp, world_size=world.size)
+        step = TrainStep(self.model, self.recipe, amp=self.amp, world_size=world.size, memory_format=kind.memory_format)
         self.layout = step.layout
         self.parameter_names = [name for name, _ in step.model.named_parameters()]
         self.train_step = compile_graph(step.__call__, self.backend)
         self.state = resumed.state(self.layout, self.device) if resumed else self._first_state()
+        keep_addresses(self.state)
         self.defaults = device_default_boxes(self.device)
         self.loader = Loader(
             self.train_split,

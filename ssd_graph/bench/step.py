@@ -20,18 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssd_graph.backend import BACKENDS, compile_graph, require_devices
+from ssd_graph.backend import BACKENDS, compile_graph, keep_addresses, require_devices
+from ssd_graph.bench.baseline import eager_step
 from ssd_graph.cli import positive
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
 from ssd_graph.distributed import World, device_of
 from ssd_graph.loader import Batch
-from ssd_graph.loss import multibox_loss
-from ssd_graph.matcher import match
 from ssd_graph.model import SSD300
-from ssd_graph.resnet import BatchNorm2d
 from ssd_graph.shapes import draw_image
 from ssd_graph.step import AMP_DTYPES, TrainStep, device_default_boxes
 from ssd_graph.transforms import draw_colour_jitter, preprocess
@@ -41,15 +38,13 @@ NUM_BOXES = 64
 """Ground truths an image, padding included; COCO's fullest training image has 93."""
 LEARNING_RATE = 1e-4
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-"""Of the images that enter the network; the backend may choose another for the maps inside."""
+"""Of the images that enter the network, as backend.DeviceKind has one for each device."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `run` reads; every combination of those that take several values is measured."""
     add_step_flags(parser, several="+")
-    parser.add_argument(
-        "--memory-format", choices=MEMORY_FORMATS, nargs="+", default=["contiguous"], help="default: contiguous"
-    )
+    parser.add_argument("--memory-format", choices=MEMORY_FORMATS, nargs="+", help="of the images; default: by device")
 
 
 def add_step_flags(parser: argparse.ArgumentParser, several: str | None = None) -> None:
@@ -80,14 +75,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     device = device_of(kind.type, World())
     amps: list[Amp] = args.amp or [kind.amp]
     batch_sizes: list[int] = args.batch_size
+    by_device = [name for name, memory_format in MEMORY_FORMATS.items() if memory_format == kind.memory_format]
+    memory_formats: list[str] = args.memory_format or by_device
     peaks = {amp: matmul_tflops(AMP_DTYPES.get(amp, torch.float32), device) for amp in amps}
     gflop = train_flops_per_image(args.preset) / 1e9
     rows = []
     for amp, batch_size in product(amps, batch_sizes):
         batch = synthetic_batch(batch_size, device)
-        for backend, memory_format in product(args.backend or [kind.backend], args.memory_format):
-            compiled = partial(compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, memory_format)
-            baseline = partial(_eager_step, args.preset, batch, amp, device)
+        for backend, memory_format in product(args.backend or [kind.backend], memory_formats):
+            compiled = partial(
+                compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, MEMORY_FORMATS[memory_format]
+            )
+            baseline = partial(eager_step, args.preset, NUM_CLASSES, batch, amp, device, LEARNING_RATE)
             timed = _if_it_fits(partial(_measure, compiled, baseline, batch, device, args.steps))
             tflops = timed.compiled and timed.compiled * gflop / 1e3
             rows.append(
@@ -184,43 +183,19 @@ def compiled_step(
     amp: Amp,
     backend: str,
     device: torch.device,
-    memory_format: str = "contiguous",
+    memory_format: torch.memory_format,
 ) -> tuple[Callable[[Batch], Any], float]:
     """What trains once on a batch shaped like `batch`, and the seconds its first call took."""
     config = model_config(preset, num_classes)
-    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=MEMORY_FORMATS[memory_format])
+    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=memory_format)
     state = step.layout.new_state(SSD300(config).to(device), loss_scale=128.0 if amp == "fp16" else 1.0)
+    keep_addresses(state)
     graph = compile_graph(step.__call__, backend)
     defaults, rate = device_default_boxes(device), torch.tensor(LEARNING_RATE, device=device)
     begin = time.perf_counter()
     graph(state, batch, defaults, rate)
     wait_for(device)
     return lambda batch: graph(state, batch, defaults, rate), time.perf_counter() - begin
-
-
-def _eager_step(preset: str, batch: Batch, amp: Amp, device: torch.device) -> Callable[[], Any]:
-    model = SSD300(model_config(preset, NUM_CLASSES))
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, BatchNorm2d):
-                setattr(module, name, nn.BatchNorm2d(child.weight.numel()))
-    model = model.to(device).train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=1.3e-4, fused=True)
-    targets = match(batch.boxes, batch.labels, device_default_boxes(device), torch.float32)
-    images = batch.images.permute(0, 3, 1, 2).float().sub(114).div(57).to(memory_format=torch.channels_last)
-    dtype = AMP_DTYPES.get(amp)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            boxes, logits = model(images)
-        loss = multibox_loss(boxes.float(), logits.float(), targets).total
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
 
 
 def seconds_of(

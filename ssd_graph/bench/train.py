@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     loader = Loader(split, args.batch_size, AugmentConfig(), workers=workers, cache=cache)
     with closing(feed(loader.batches(), device)) as batches:
         resident = Batch(*(tensor.clone() for tensor in next(batches)))
-        train_on, first_call = compiled_step(args.preset, split.categories.num_classes, resident, amp, backend, device)
+        train_on, first_call = compiled_step(
+            args.preset, split.categories.num_classes, resident, amp, backend, device, kind.memory_format
+        )
         turns = lambda: train_on(resident), lambda: train_on(next(batches))
         step, loop = (args.batch_size / seconds for seconds in seconds_of(turns, args.steps, device))
     return {
