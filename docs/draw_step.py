@@ -6,39 +6,18 @@ tensors without memory. What is counted are operations of torch's aten set.
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
-from torch._subclasses import FakeTensorMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ssd_graph.config import RECIPES, model_config
-from ssd_graph.loader import Batch
-from ssd_graph.model import SSD300
-from ssd_graph.npu.capture import source_line
-from ssd_graph.npu.lower import NUM_BOXES, NUM_CLASSES
-from ssd_graph.step import TrainStep, device_default_boxes
+from ssd_graph.tracing import stage, traceable_step
 
 PICTURE = Path(__file__).parent / "pictures" / "step.svg"
 BATCH_SIZE, WORLD_SIZE = 32, 8
-
-STAGES = {
-    "augment.py": "augment",
-    "matcher.py": "match",
-    "boxes.py": "match",
-    "default_boxes.py": "match",
-    "state.py": "unpack",
-    "model.py": "network",
-    "resnet.py": "network",
-    "loss.py": "loss",
-}
-"""The part of the step that a source file makes; step.py makes the backward pass and the update."""
 
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1c2733 }
@@ -70,34 +49,12 @@ def capture() -> Captured:
         graphs.append(module)
         return module
 
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=WORLD_SIZE)
-    config = model_config("ssd300-r34", NUM_CLASSES)
-    step = TrainStep(config, RECIPES["mlperf-256"], amp="fp16", world_size=WORLD_SIZE)
-    try:
-        with FakeTensorMode() as mode:
-            state = step.layout.new_state(SSD300(config))
-            batch = Batch(*(mode.from_tensor(torch.from_numpy(a)) for a in Batch.empty(BATCH_SIZE, NUM_BOXES)))
-            defaults = mode.from_tensor(device_default_boxes("cpu"))
-            compiled = torch.compile(step, backend=aot_autograd(fw_compiler=keep), fullgraph=True, dynamic=False)
-            compiled(state, batch, defaults, torch.empty(()))
-    finally:
-        dist.destroy_process_group()
+    with traceable_step("ssd300-r34", BATCH_SIZE, "fp16", WORLD_SIZE) as (step, arguments):
+        compiled = torch.compile(step, backend=aot_autograd(fw_compiler=keep), fullgraph=True, dynamic=False)
+        compiled(*arguments)
     (graph,) = graphs
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    return Captured(Counter(map(stage, nodes)), state.parameters.numel(), state.bn_statistics.numel())
-
-
-def stage(node: fx.Node) -> str:
-    """The part of the step that an operation belongs to, by the line that made it."""
-    file, line = source_line(node).removeprefix("ssd_graph/").split(":")
-    if file != "step.py":
-        return STAGES[file]
-    lines, first = inspect.getsourcelines(TrainStep._average_over_ranks)
-    if 0 <= int(line) - first < len(lines):
-        return "reduce"
-    lines, first = inspect.getsourcelines(TrainStep)
-    # Operations of the backward pass carry the line that takes the gradient.
-    return "backward" if "= differentiate(" in lines[int(line) - first] else "update"
+    return Captured(Counter(map(stage, nodes)), arguments[0].parameters.numel(), arguments[0].bn_statistics.numel())
 
 
 def box(kind: str, x: int, y: int, width: int, *lines: str, count: int | None = None) -> str:

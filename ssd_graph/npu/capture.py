@@ -9,13 +9,11 @@ So a capture assumes a CANN at least as new as the torch_npu.
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
@@ -26,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from ssd_graph.converters import register_converters
 from ssd_graph.npu.stand_in import load_stand_in
+from ssd_graph.tracing import source_line
 
 Torchair = Any
 """An object of torchair, which has no annotations that would hold without a device."""
@@ -201,17 +200,3 @@ def _placeholder(name: str, meta_outputs: Nest) -> Torchair:
 def num_bytes(tensors: Nest) -> int:
     """Bytes of all tensors in a nest of tuples and lists."""
     return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(tensors) if isinstance(t, Tensor))
-
-
-def source_line(node: fx.Node) -> str:
-    """`folder/file.py:line` of the innermost code outside torch that made this node, or `unknown`.
-
-    Nodes of the backward pass were made where the gradient is taken.
-    """
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    torch_folder = Path(torch.__file__).parent
-    for name, line in reversed(frames):
-        path = Path(name)
-        if not {torch_folder, torch_folder.with_name("torch_npu")} & set(path.parents):
-            return f"{path.parent.name}/{path.name}:{line}"
-    return "unknown"
