@@ -59,8 +59,10 @@ class SSD300(nn.Module):
         else:  # one convolution reads the features once, and tensor cores want channels in multiples of 8
             sizes = [box_head.out_channels, class_head.out_channels]
             sizes.append(-sum(sizes) % 8)
-            weight = F.pad(torch.cat([box_head.weight, class_head.weight]), (0, 0) * 3 + (0, sizes[2]))
-            bias = F.pad(torch.cat([cast(Tensor, box_head.bias), cast(Tensor, class_head.bias)]), (0, sizes[2]))
+            weight = torch.cat(
+                [box_head.weight, class_head.weight, features.new_zeros(sizes[2], features.shape[1], 3, 3)]
+            )
+            bias = torch.cat([cast(Tensor, box_head.bias), cast(Tensor, class_head.bias), features.new_zeros(sizes[2])])
             boxes, classes, _ = F.conv2d(features, weight, bias, padding=1).split(sizes, 1)
         num_images = features.shape[0]
         return boxes.reshape(num_images, 4, -1), classes.reshape(num_images, self.config.num_classes, -1)

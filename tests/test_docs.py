@@ -26,6 +26,7 @@ ONLY_PARSED = {
     "measures for minutes": r"tools/bench\.py",
     "fetches from the network": r"tools/download_coco\.py",
     "needs torch_npu; tests/npu runs it": r"tools/lower_npu\.py",
+    "compiles for a minute; tests/gpu runs it": r"tools/lower_gpu\.py",
 }
 """Why a command of ours is not run, and how such a command looks."""
 

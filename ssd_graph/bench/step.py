@@ -234,7 +234,8 @@ def _peak_memory_mb(device: torch.device) -> float:
 def train_flops_per_image(preset: str) -> int:
     """Multiplications and additions of the convolutions of a forward and a backward pass."""
     with torch.device("meta"):
-        model, image = SSD300(model_config(preset, NUM_CLASSES)), torch.empty(1, 3, 300, 300)
+        # In evaluation mode, where no head is filled up with channels that are not used.
+        model, image = SSD300(model_config(preset, NUM_CLASSES)).eval(), torch.empty(1, 3, 300, 300)
     with FlopCounterMode(display=False) as counter:
         boxes, logits = model(image)
         (boxes.sum() + logits.sum()).backward()

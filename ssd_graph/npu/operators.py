@@ -53,6 +53,11 @@ def _axpy(node: Node, x1: Tensor, x2: Tensor) -> Tensor:
     return x1 + node.real("alpha") * x2
 
 
+def _axpy_v2(node: Node, x1: Tensor, x2: Tensor, alpha: Tensor) -> Tensor:
+    _agree(node, x1, x2)
+    return x1.add(x2, alpha=alpha.item())
+
+
 def _broadcast_to(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(integers(shape)).contiguous()
 
@@ -216,6 +221,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Addcmul": _addcmul,
     "ArgMaxWithValue": _arg_max_with_value,
     "Axpy": _axpy,
+    "AxpyV2": _axpy_v2,
     "BroadcastTo": _broadcast_to,
     "Cast": _cast,
     "ClipByValueV2": _clip_by_value,

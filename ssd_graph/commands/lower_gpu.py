@@ -1,0 +1,54 @@
+"""Show what inductor makes of the training step for an NVIDIA H100, on a machine that has no GPU.
+
+    python tools/lower_gpu.py                                          # SSD300-ResNet34, bf16, 128 images
+    python tools/lower_gpu.py --preset ssd300-nano --batch-size 8
+    python tools/lower_gpu.py --memory-format contiguous --json - | jq .megabytes_per_image
+
+Needs `pip install -e .[gpu]`, but neither CUDA nor a GPU. Inductor chooses layouts, fuses operations and writes
+Triton kernels; nothing is compiled to machine code, and nothing runs on a GPU. The roofline is a bound and no
+measurement. The exit code is 1 when the step could not be replayed as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ssd_graph.cli import atomic_write, command, command_parser, positive
+from ssd_graph.config import MODELS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = command_parser(__doc__)
+    result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
+    result.add_argument("--batch-size", "-b", type=positive, default=128, help="images (default: %(default)s)")
+    result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="bf16", help="default: %(default)s")
+    result.add_argument(
+        "--memory-format",
+        choices=("channels_last", "contiguous"),
+        default="channels_last",
+        help="of the images (default: %(default)s)",
+    )
+    result.add_argument(
+        "--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table"
+    )
+    return result
+
+
+@command
+def main() -> int:
+    """Read the flags, compile, report."""
+    args = parser().parse_args()
+    from ssd_graph.bench.step import MEMORY_FORMATS  # imports torch, which --help need not wait for
+    from ssd_graph.gpu.lower import lower_step
+
+    lowering = lower_step(args.preset, args.batch_size, args.amp, MEMORY_FORMATS[args.memory_format])
+    options = {name: getattr(args, name) for name in ("preset", "amp", "memory_format")}
+    text = json.dumps({**options, **lowering.to_json()}, indent=2)
+    if args.json and args.json != "-":
+        with atomic_write(Path(args.json)) as temporary:
+            temporary.write_text(text + "\n")
+    print(text if args.json == "-" else lowering.table())
+    return 1 if lowering.cuda_graph_refused or lowering.host_constants else 0

@@ -1,0 +1,112 @@
+"""What inductor makes of the training step for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
+
+from ssd_graph.backend import DEVICES, keep_addresses
+from ssd_graph.config import Amp
+from ssd_graph.gpu.kernels import Lowering, kernels_of
+from ssd_graph.gpu.stand_in import require_compiler, stand_in
+from ssd_graph.tracing import traceable_step
+
+NUM_BOXES = 64
+"""G of tools/bench.py, so that its figures and these are of the same step."""
+
+
+def lower_step(
+    preset: str, batch_size: int, amp: Amp, memory_format: torch.memory_format = DEVICES["gpu"].memory_format
+) -> Lowering:
+    """The kernels of the step of recipe mlperf-256 on one H100.
+
+    Raises:
+        InputError: Triton is missing, or there is a GPU.
+    """
+    require_compiler()
+    with traceable_step(preset, batch_size, amp, num_boxes=NUM_BOXES, memory_format=memory_format) as (step, arguments):
+        keep_addresses(arguments[0])
+        return lower(step, arguments, batch_size)
+
+
+def lower(function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: int) -> Lowering:
+    """The kernels of `function(*arguments)`, fake tensors of the CPU, as if they were on an H100.
+
+    The function is traced for a CPU. Then the graph is moved, decomposed as inductor does it for CUDA, and compiled
+    up to the point where its kernels are written.
+    """
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch._inductor.graph import GraphLowering
+
+    def stop(graph: GraphLowering) -> None:
+        graph.codegen()
+        raise _Compiled(graph)
+
+    def inner_compile(module: fx.GraphModule, inputs: Sequence[Tensor], **kwargs: Any) -> Any:
+        with stand_in(), patch.object(GraphLowering, "compile_to_module", stop):
+            constants = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
+            moved, fakes = _move(module, inputs)
+            try:
+                return compile_fx_inner(moved, fakes, **kwargs)
+            except _Compiled as compiled:
+                kernels = kernels_of(compiled.graph, kwargs["static_input_idxs"])
+                raise _Lowered(Lowering(batch_size=batch_size, host_constants=tuple(constants), **kernels)) from None
+
+    def backend(module: fx.GraphModule, inputs: list[Tensor]) -> Any:
+        return compile_fx(module, inputs, inner_compile=inner_compile)
+
+    torch.compiler.reset()
+    log = logging.getLogger("torch._inductor.utils")
+    try:
+        with config.patch(force_disable_caches=True), warnings.catch_warnings(), patch.object(log, "disabled", True):
+            warnings.simplefilter("ignore")  # of caches that are off, as asked
+            torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*arguments)
+    except _Lowered as lowered:
+        return lowered.lowering
+    finally:
+        torch.compiler.reset()
+    raise AssertionError("torch.compile did not call its backend")
+
+
+class _Compiled(BaseException):
+    """Carries inductor's graph out of inductor, which would take an Exception for its own failure."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+
+
+class _Lowered(BaseException):
+    """Carries the result out of torch.compile."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+
+
+def _move(module: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:
+    """The graph and its inputs on cuda:0, with inductor's decompositions for it; nodes keep their source lines."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    device, aten = torch.device("cuda:0"), torch.ops.aten
+    for node in module.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": device}
+        if node.target == aten.lift_fresh_copy.default:  # a literal is made on the host and copied
+            with module.graph.inserting_after(node):
+                copied = module.graph.call_function(aten._to_copy.default, (node,), {"device": device})
+            node.replace_all_uses_with(copied, delete_user_cb=lambda user, copied=copied: user is not copied)
+    mode = detect_fake_mode(inputs)
+    assert mode is not None
+    with mode, preserve_node_meta():
+        fakes = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) for x in inputs]
+        run = fx.Interpreter(module).run
+        return make_fx(run, decomposition_table=select_decomp_table())(*fakes), fakes
