@@ -147,6 +147,17 @@ def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
             torch._dynamo.mark_static_address(tensor)
 
 
+def gather_pooling_gradients() -> None:
+    """Have inductor gather max pooling's gradient, as torch 2.11 does, in all that this process compiles.
+
+    torch 2.13 scatters it instead, adding in float32 and atomically where windows overlap. That moves more memory,
+    and on a GPU the sums depend on the order in which threads arrive, so that no run repeats another's bits.
+    """
+    from torch._inductor.decomposition import decompositions
+
+    decompositions.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
+
+
 def compile_graph(function: F, backend: str) -> F:
     """`function` captured as one static graph at its first call, with everything else refused.
 
@@ -161,6 +172,8 @@ def compile_graph(function: F, backend: str) -> F:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
     name, _, mode = backend.partition(":")
     compiler = _torchair_backend() if name == "torchair" else name
+    if name == "inductor":
+        gather_pooling_gradients()
     compiled = torch.compile(function, backend=compiler, mode=mode or None, fullgraph=True, dynamic=False)
     stance = "default"
 

@@ -86,6 +86,13 @@ def test_contiguous_images_have_every_map_turned(fakes):
     assert turned.num_bytes > 1.3 * straight.num_bytes
 
 
+def test_the_gradient_of_pooling_is_gathered(fakes):
+    images = fakes(8, 16, 32, 32, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    gradient = torch.func.grad(lambda x: F.max_pool2d(x, 3, 2, 1).square().sum())
+    # Read the images, write and read what pooling leaves and where it was, write the gradient; nothing in float32.
+    assert lower(gradient, (images,), 8).num_bytes < 3.2 * 2 * images.numel()
+
+
 def test_a_tensor_literal_is_a_constant_of_the_host(fakes):
     def shift(x):
         return x + torch.tensor([1.0, 2.0])
