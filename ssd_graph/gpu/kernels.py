@@ -47,6 +47,23 @@ class Lowering:
     cuda_graph_refused: str | None
     """Why inductor would not replay it as a CUDA graph."""
 
+    @staticmethod
+    def of(
+        graph: InductorGraph, batch_size: int, static_inputs: Sequence[int], host_constants: Sequence[str]
+    ) -> Lowering:
+        """Count what is in a graph whose code is written; `static_inputs` are places of inputs that never move."""
+        from torch._inductor.virtualized import V
+
+        with V.set_graph_handler(graph):
+            nodes = [node for node in graph.scheduler.nodes if not _launches_nothing(node)]
+            return Lowering(
+                batch_size=batch_size,
+                kernels=tuple(Kernel(_kind(node), _num_bytes(graph, node), _stage(node)) for node in nodes),
+                flops=sum(map(_flops, graph.module.graph.nodes)),
+                host_constants=tuple(host_constants),
+                cuda_graph_refused=_refusal(graph, static_inputs),
+            )
+
     @property
     def num_bytes(self) -> int:
         """Read and written by all Triton kernels."""
@@ -105,22 +122,6 @@ class Lowering:
 
     def _per_image(self, number: int, unit: float) -> float:
         return round(number / self.batch_size / unit, 2)
-
-
-def kernels_of(graph: InductorGraph, static_inputs: Sequence[int]) -> dict[str, Any]:
-    """The fields of Lowering that a graph tells whose code is written.
-
-    `static_inputs` are the places of inputs that are never moved.
-    """
-    from torch._inductor.virtualized import V
-
-    with V.set_graph_handler(graph):
-        nodes = [node for node in graph.scheduler.nodes if not _launches_nothing(node)]
-        return {
-            "kernels": tuple(Kernel(_kind(node), _num_bytes(graph, node), _stage(node)) for node in nodes),
-            "flops": sum(map(_flops, graph.module.graph.nodes)),
-            "cuda_graph_refused": _refusal(graph, static_inputs),
-        }
 
 
 def _launches_nothing(node: Any) -> bool:

@@ -16,7 +16,7 @@ from torch.fx.traceback import preserve_node_meta
 
 from ssd_graph.backend import DEVICES, gather_pooling_gradients, keep_addresses
 from ssd_graph.config import Amp
-from ssd_graph.gpu.kernels import Lowering, kernels_of
+from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.stand_in import require_compiler, stand_in
 from ssd_graph.tracing import traceable_step
 
@@ -48,19 +48,15 @@ def lower(function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: 
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch._inductor.graph import GraphLowering
 
-    def stop(graph: GraphLowering) -> None:
-        graph.codegen()
-        raise _Compiled(graph)
-
     def inner_compile(module: fx.GraphModule, inputs: Sequence[Tensor], **kwargs: Any) -> Any:
+        constants = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
+
+        def stop(graph: GraphLowering) -> None:
+            graph.codegen()
+            raise _Lowered(Lowering.of(graph, batch_size, kwargs["static_input_idxs"], constants))
+
         with stand_in(), patch.object(GraphLowering, "compile_to_module", stop):
-            constants = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
-            moved, fakes = _move(module, inputs)
-            try:
-                return compile_fx_inner(moved, fakes, **kwargs)
-            except _Compiled as compiled:
-                kernels = kernels_of(compiled.graph, kwargs["static_input_idxs"])
-                raise _Lowered(Lowering(batch_size=batch_size, host_constants=tuple(constants), **kernels)) from None
+            return compile_fx_inner(*_move(module, inputs), **kwargs)
 
     def backend(module: fx.GraphModule, inputs: list[Tensor]) -> Any:
         return compile_fx(module, inputs, inner_compile=inner_compile)
@@ -79,15 +75,8 @@ def lower(function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: 
     raise AssertionError("torch.compile did not call its backend")
 
 
-class _Compiled(BaseException):
-    """Carries inductor's graph out of inductor, which would take an Exception for its own failure."""
-
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
-
-
 class _Lowered(BaseException):
-    """Carries the result out of torch.compile."""
+    """Carries the result out of inductor, which would take an Exception for its own failure."""
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
