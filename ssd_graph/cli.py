@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ssd_graph
 
@@ -117,3 +118,18 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
+    """What `--json` asks for: without it the text, with `-` the object instead, with a file both.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if file == "-":
+        print(json.dumps(result))
+        return
+    print(text)
+    if file:
+        with atomic_write(Path(file)) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")

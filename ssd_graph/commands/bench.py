@@ -11,11 +11,7 @@ python tools/bench.py export ckpt.pth --data /data/coco            # what each e
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from ssd_graph.cli import atomic_write, command, command_parser
+from ssd_graph.cli import command, command_parser, print_result
 
 
 @command
@@ -37,15 +33,4 @@ def main() -> None:
         what.set_defaults(benchmark=benchmark)
     args = parser.parse_args()
     result = args.benchmark.run(args)
-    write(result, args.benchmark.table(result), args.json)
-
-
-def write(result: dict[str, Any], text: str, file: str | None) -> None:
-    """Print the table, or the object to where `--json` says."""
-    if file == "-":
-        print(json.dumps(result))
-        return
-    print(text)
-    if file:
-        with atomic_write(Path(file)) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+    print_result(result, args.benchmark.table(result), args.json)

@@ -6,16 +6,15 @@
 
 Needs `pip install -e .[gpu]`, but neither CUDA nor a GPU. Inductor chooses layouts, fuses operations and writes
 Triton kernels; nothing is compiled to machine code, and nothing runs on a GPU. The roofline is a bound and no
-measurement. The exit code is 1 when the step could not be replayed as a CUDA graph.
+measurement. The exit code is 1 when the step could not be replayed as a CUDA graph, or copies constants
+from the host.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
-from ssd_graph.cli import atomic_write, command, command_parser, positive
+from ssd_graph.cli import command, command_parser, positive, print_result
 from ssd_graph.config import MODELS
 
 
@@ -46,9 +45,5 @@ def main() -> int:
 
     lowering = lower_step(args.preset, args.batch_size, args.amp, MEMORY_FORMATS[args.memory_format])
     options = {name: getattr(args, name) for name in ("preset", "amp", "memory_format")}
-    text = json.dumps({**options, **lowering.to_json()}, indent=2)
-    if args.json and args.json != "-":
-        with atomic_write(Path(args.json)) as temporary:
-            temporary.write_text(text + "\n")
-    print(text if args.json == "-" else lowering.table())
+    print_result({**options, **lowering.to_json()}, lowering.table(), args.json)
     return 1 if lowering.cuda_graph_refused or lowering.host_constants else 0

@@ -13,10 +13,9 @@ one graph.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from ssd_graph.cli import atomic_write, command, command_parser, positive
+from ssd_graph.cli import command, command_parser, positive, print_result
 from ssd_graph.config import MODELS
 
 
@@ -55,9 +54,5 @@ def main() -> int:
     if args.out:
         lowering.dump(args.out)
     options = {name: getattr(args, name) for name in ("graph", "preset", "batch_size", "amp", "world_size")}
-    text = json.dumps({**options, **lowering.to_json()}, indent=2)
-    if args.json and args.json != "-":
-        with atomic_write(Path(args.json)) as temporary:
-            temporary.write_text(text + "\n")
-    print(text if args.json == "-" else lowering.table(sources=args.sources))
+    print_result({**options, **lowering.to_json()}, lowering.table(sources=args.sources), args.json)
     return 0 if lowering.lowers else 1
