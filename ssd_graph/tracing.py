@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,12 @@ def stage(node: fx.Node) -> str:
     file, _, line = source_line(node).removeprefix("ssd_graph/").partition(":")
     if file != "step.py":
         return STAGES.get(file, "unknown")
-    lines, first = inspect.getsourcelines(TrainStep._average_over_ranks)
+    lines, first = _source(TrainStep._average_over_ranks)
     if 0 <= int(line) - first < len(lines):
         return "reduce"
-    lines, first = inspect.getsourcelines(TrainStep)
+    lines, first = _source(TrainStep)
     return "backward" if "= differentiate(" in lines[int(line) - first] else "update"
+
+
+_source = cache(inspect.getsourcelines)
+"""Parses the file at each call, and each of thousands of nodes asks."""

@@ -1,18 +1,20 @@
 """Show what inductor makes of the training step for an NVIDIA H100, on a machine that has no GPU.
 
     python tools/lower_gpu.py                                          # SSD300-ResNet34, bf16, 128 images
-    python tools/lower_gpu.py --preset ssd300-nano --batch-size 8
+    python tools/lower_gpu.py --preset ssd300-nano --batch-size 8 --out kernels.py
+    python tools/lower_gpu.py --assemble                               # and kernels to machine code, two minutes
     python tools/lower_gpu.py --memory-format contiguous --json - | jq .megabytes_per_image
 
 Needs `pip install -e .[gpu]`, but neither CUDA nor a GPU. Inductor chooses layouts, fuses operations and writes
-Triton kernels; nothing is compiled to machine code, and nothing runs on a GPU. The roofline is a bound and no
-measurement. The exit code is 1 when the step could not be replayed as a CUDA graph, or copies constants
+Triton kernels, which Triton compiles for the card's instruction set; nothing runs on a GPU. The roofline is a bound
+and no measurement. The exit code is 1 when the step could not be replayed as a CUDA graph, or copies constants
 from the host.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive, print_result
 from ssd_graph.config import MODELS
@@ -30,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
         default="channels_last",
         help="of the images (default: %(default)s)",
     )
+    result.add_argument("--assemble", action="store_true", help="also compile the kernels to machine code")
+    result.add_argument("--out", type=Path, metavar="FILE", help="write the Python and Triton code of inductor")
     result.add_argument(
         "--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table"
     )
@@ -42,8 +46,16 @@ def main() -> int:
     args = parser().parse_args()
     from ssd_graph.bench.step import MEMORY_FORMATS  # imports torch, which --help need not wait for
     from ssd_graph.gpu.lower import lower_step
+    from ssd_graph.gpu.machine_code import assemble
 
     lowering = lower_step(args.preset, args.batch_size, args.amp, MEMORY_FORMATS[args.memory_format])
+    if args.out:
+        args.out.write_text(lowering.code)
     options = {name: getattr(args, name) for name in ("preset", "amp", "memory_format")}
-    print_result({**options, **lowering.to_json()}, lowering.table(), args.json)
+    numbers, table = lowering.to_json(), lowering.table()
+    if args.assemble:
+        machine_code = assemble(lowering.code)
+        numbers["machine_code"] = machine_code.to_json()
+        table = f"{table}\n{machine_code.table()}"
+    print_result({**options, **numbers}, table, args.json)
     return 1 if lowering.cuda_graph_refused or lowering.host_constants else 0

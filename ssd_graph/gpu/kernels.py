@@ -46,12 +46,14 @@ class Lowering:
     """Tensors that the graph would copy from the host in every call."""
     cuda_graph_refused: str | None
     """Why inductor would not replay it as a CUDA graph."""
+    code: str
+    """The Python that inductor wrote: kernels, and a function that launches them."""
 
     @staticmethod
     def of(
-        graph: InductorGraph, batch_size: int, static_inputs: Sequence[int], host_constants: Sequence[str]
+        graph: InductorGraph, code: str, batch_size: int, static_inputs: Sequence[int], host_constants: Sequence[str]
     ) -> Lowering:
-        """Count what is in a graph whose code is written; `static_inputs` are places of inputs that never move."""
+        """Count what is in a graph whose `code` is written; `static_inputs` are places of inputs that never move."""
         from torch._inductor.virtualized import V
 
         with V.set_graph_handler(graph):
@@ -62,6 +64,7 @@ class Lowering:
                 flops=sum(map(_flops, graph.module.graph.nodes)),
                 host_constants=tuple(host_constants),
                 cuda_graph_refused=_refusal(graph, static_inputs),
+                code=code,
             )
 
     @property
@@ -147,13 +150,15 @@ def _stage(node: Any) -> str:
 
 def _num_bytes(graph: InductorGraph, node: Any) -> int:
     """Of the elements that a Triton kernel reads and writes, without buffers that live inside it."""
+    from torch._inductor.dependencies import WeakDep
+
     if node.is_extern():
         return 0
     total = 0
     for accesses in (node.read_writes.reads, node.read_writes.writes):
         elements = Counter[str]()
         for access in accesses:
-            if access.name not in graph.removed_buffers:
+            if access.name not in graph.removed_buffers and not isinstance(access, WeakDep):  # which is order only
                 elements[access.name] += int(access.get_numel())
         for name, num in elements.items():
             total += min(num, int(graph.get_numel(name))) * graph.get_dtype(name).itemsize

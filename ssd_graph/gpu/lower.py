@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -19,6 +19,9 @@ from ssd_graph.config import Amp
 from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.stand_in import require_compiler, stand_in
 from ssd_graph.tracing import traceable_step
+
+Runner = Callable[[str, Sequence[Tensor]], Sequence[Tensor]]
+"""Computes a graph's outputs from inductor's code and the graph's inputs, in place of a GPU."""
 
 NUM_BOXES = 64
 """G of tools/bench.py, so that its figures and these are of the same step."""
@@ -38,25 +41,25 @@ def lower_step(
         return lower(step, arguments, batch_size)
 
 
-def lower(function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: int) -> Lowering:
-    """The kernels of `function(*arguments)`, fake tensors of the CPU, as if they were on an H100.
+def lower(
+    function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: int, runner: Runner | None = None
+) -> Lowering:
+    """The kernels of `function(*arguments)`, tensors of the CPU, as if they were on an H100.
 
     The function is traced for a CPU. Then the graph is moved, decomposed as inductor does it for CUDA, and compiled
-    up to the point where its kernels are written.
+    up to the point where its kernels are written. Fake tensors as arguments cost no memory; with real ones and a
+    `runner` the call has its effects, as computed by that.
     """
     from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-    from torch._inductor.graph import GraphLowering
+    from torch._inductor.compile_fx import compile_fx
+
+    lowerings: list[Lowering] = []
 
     def inner_compile(module: fx.GraphModule, inputs: Sequence[Tensor], **kwargs: Any) -> Any:
-        constants = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
-
-        def stop(graph: GraphLowering) -> None:
-            graph.codegen()
-            raise _Lowered(Lowering.of(graph, batch_size, kwargs["static_input_idxs"], constants))
-
-        with stand_in(), patch.object(GraphLowering, "compile_to_module", stop):
-            return compile_fx_inner(*_move(module, inputs), **kwargs)
+        lowering = _write_kernels(module, inputs, batch_size, **kwargs)
+        lowerings.append(lowering)
+        outputs = [node.meta["val"] for node in cast(Sequence[fx.Node], module.graph.output_node().args[0])]
+        return lambda *inputs: runner(lowering.code, inputs) if runner else outputs
 
     def backend(module: fx.GraphModule, inputs: list[Tensor]) -> Any:
         return compile_fx(module, inputs, inner_compile=inner_compile)
@@ -68,11 +71,29 @@ def lower(function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: 
         with config.patch(force_disable_caches=True), warnings.catch_warnings(), patch.object(log, "disabled", True):
             warnings.simplefilter("ignore")  # of caches that are off, as asked
             torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*arguments)
-    except _Lowered as lowered:
-        return lowered.lowering
     finally:
         torch.compiler.reset()
-    raise AssertionError("torch.compile did not call its backend")
+    (lowering,) = lowerings
+    return lowering
+
+
+def _write_kernels(module: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int, **kwargs: Any) -> Lowering:
+    """What inductor makes of a graph when it is on cuda:0."""
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.graph import GraphLowering
+
+    constants = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
+
+    def stop(graph: GraphLowering) -> None:
+        code, _ = graph.codegen()
+        raise _Lowered(Lowering.of(graph, code.value, batch_size, kwargs["static_input_idxs"], constants))
+
+    with stand_in(), patch.object(GraphLowering, "compile_to_module", stop):
+        try:
+            compile_fx_inner(*_move(module, inputs), **kwargs)
+        except _Lowered as lowered:
+            return lowered.lowering
+    raise AssertionError("inductor did not write its kernels")
 
 
 class _Lowered(BaseException):

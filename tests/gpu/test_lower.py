@@ -154,3 +154,17 @@ def test_the_command_prints_a_table_or_an_object(step, tmp_path, capsys):
     assert written["megabytes_per_image"] == pytest.approx(
         sum(written["megabytes_per_image_by_stage"].values()), abs=0.1
     )
+
+
+def test_the_command_writes_the_code_and_assembles_it(fakes, tmp_path, capsys):
+    small = lower(lambda x: x.relu(), (fakes(300),), 1)
+    flags = ["lower_gpu.py", "--assemble", "--out", str(tmp_path / "code.py"), "--json", str(tmp_path / "a.json")]
+    with (
+        patch("ssd_graph.gpu.lower.lower_step", lambda *args: small),
+        patch.object(sys, "argv", flags),
+        pytest.raises(SystemExit),
+    ):
+        lower_gpu.main()
+    assert "machine code    1 different kernels" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["machine_code"]["kernels"] == 1
+    assert "triton.jit" in (tmp_path / "code.py").read_text()

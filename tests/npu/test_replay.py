@@ -6,16 +6,15 @@ from functools import cache
 
 import pytest
 import torch
-from torch.linalg import vector_norm
 
 from ssd_graph.config import RECIPES, model_config
-from ssd_graph.model import SSD300
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, GeGraph, capture
 from ssd_graph.npu.lower import lower_predict_for, lower_step_for
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
 from ssd_graph.state import TrainState
 from ssd_graph.step import Metrics, Predict, TrainStep, device_default_boxes
+from tests.step_errors import clone, error, start, worst_errors
 from tests.test_step import make_batch
 
 SOCS = tuple(SOC_NAMES)
@@ -36,19 +35,6 @@ class Case:
     before: TrainState
     after: TrainState
     metrics: Metrics
-
-
-def clone(tensors):
-    return type(tensors)(*(t if t is None else t.clone() for t in tensors))
-
-
-def start(step, config, amp):
-    """An initial state whose momentum and BN statistics are not the trivial ones."""
-    torch.manual_seed(0)
-    state = step.layout.new_state(SSD300(config), loss_scale=128.0 if amp == "fp16" else 1.0)
-    state.momentum.normal_(std=1e-4)
-    state.bn_statistics.add_(torch.rand_like(state.bn_statistics), alpha=0.1)
-    return state
 
 
 @cache
@@ -82,31 +68,13 @@ def replayed(case, soc, graph=None):
     return metrics, case.before._replace(**{name: inputs[i] for name, i in case.positions.items()})
 
 
-def error(a, b):
-    """The larger of |a - b| / |b| in the Euclidean and the maximum norm; of zeros only zeros are none."""
-    a, b = a.double(), b.double()
-    return max(float(vector_norm(a - b, p) / vector_norm(b, p).clamp_min(1e-30)) for p in (2, float("inf")))
-
-
-def worst_errors(case, metrics, state):
-    """The worst `error` of any metric and any named tensor, by kind."""
-
-    def tensors(field, of):
-        split = case.step.layout.split_buffers
-        if field != "bn_statistics":
-            return case.step.layout.split_parameters(getattr(of, field), torch.float32)
-        return split(of.bn_statistics)
-
-    errors = {"metrics": max(map(error, metrics, case.metrics))}
-    for field in ("parameters", "momentum", "bn_statistics"):
-        ours, theirs = tensors(field, state), tensors(field, case.after)
-        errors[field] = max(error(ours[name], theirs[name]) for name in theirs)
-    return errors
+def errors_of(case, metrics, state):
+    return worst_errors(case.step.layout, metrics, state, case.metrics, case.after)
 
 
 def agrees(case, amp, soc, graph=None):
     metrics, state = replayed(case, soc, graph)
-    errors = worst_errors(case, metrics, state)
+    errors = errors_of(case, metrics, state)
     print(soc, errors)
     return max(errors.values()) < TOLERANCES[amp] and all(
         torch.equal(getattr(state, name), getattr(case.after, name)) for name in ("num_skipped", "skip_streak")
@@ -127,7 +95,7 @@ def test_the_graph_computes_the_step(preset, amp, soc):
 def test_the_step_is_large_enough_to_tell():
     """What replay is compared with is not what the step began with."""
     nano = case("ssd300-nano", "off")
-    errors = worst_errors(nano, nano.metrics, nano.before)
+    errors = errors_of(nano, nano.metrics, nano.before)
     assert min(errors[field] for field in ("parameters", "momentum", "bn_statistics")) > 0.1
 
 
@@ -142,7 +110,7 @@ def test_replay_serves_as_the_runner_of_a_capture():
         return returned
 
     capture(nano.step, (state, *rest), runner=runner)
-    assert max(worst_errors(nano, Metrics(*returned), state).values()) < TOLERANCES["off"]
+    assert max(errors_of(nano, Metrics(*returned), state).values()) < TOLERANCES["off"]
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])

@@ -1,0 +1,162 @@
+"""The kernels that inductor writes for a GPU compute what the eager step computes; nothing runs on a GPU."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ssd_graph.backend import keep_addresses
+from ssd_graph.config import RECIPES, model_config
+from ssd_graph.gpu.kernels import Lowering
+from ssd_graph.gpu.lower import lower
+from ssd_graph.gpu.machine_code import assemble
+from ssd_graph.state import TrainState
+from ssd_graph.step import Metrics, TrainStep, device_default_boxes
+from tests.step_errors import clone, start, worst_errors
+from tests.test_step import make_batch
+
+pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
+from ssd_graph.gpu.replay import UnknownKernel, replay
+
+
+@dataclass
+class Case:
+    """A step that was compiled, where it began, and where it ends by float64 and by eager torch."""
+
+    lowering: Lowering
+    inputs: list
+    positions: dict
+    """Of the state's tensors among the inputs, by field."""
+    before: TrainState
+    errors_of: object
+    """Of (metrics, state), from float64."""
+    eager_errors: dict
+
+
+def double(tensors):
+    return type(tensors)(*(t.double() if t is not None and t.is_floating_point() else t for t in tensors))
+
+
+@cache
+def case(preset, amp):
+    config = model_config(preset, 7)
+    step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=torch.channels_last)
+    before = start(step, config, amp)
+    batch, defaults, rate = make_batch(0), device_default_boxes("cpu"), torch.tensor(0.01)
+    exact, eager, given, kept = double(before), clone(before), clone(before), []
+    exact_metrics = TrainStep(config, step.recipe)(exact, batch, defaults, rate.double())
+    eager_metrics = step(eager, batch, defaults, rate)
+
+    def errors_of(metrics, state):
+        return worst_errors(step.layout, metrics, state, exact_metrics, exact)
+
+    def keep(code, inputs):
+        addresses = [i.data_ptr() for i in inputs]
+        fields = {name: tensor.data_ptr() for name, tensor in given._asdict().items() if tensor is not None}
+        positions = {name: addresses.index(address) for name, address in fields.items() if address in addresses}
+        kept.extend(([i.clone() for i in inputs], positions))
+        return [torch.zeros(())] * len(eager_metrics)  # nobody looks at them
+
+    keep_addresses(given)
+    lowering = lower(step, (given, batch, defaults, rate), 2, keep)
+    return Case(lowering, *kept, before, errors_of, errors_of(eager_metrics, eager))
+
+
+def agrees(case, code):
+    """Whether the code ends as near to float64 as eager torch in the same precision."""
+    inputs = [i.clone() for i in case.inputs]
+    metrics = Metrics(*replay(code, inputs))
+    untouched = set(range(len(inputs))) - set(case.positions.values())
+    assert all(torch.equal(inputs[i], case.inputs[i]) for i in untouched)
+    state = case.before._replace(**{name: inputs[i] for name, i in case.positions.items()})
+    errors = case.errors_of(metrics, state)
+    print("replay", errors, "eager", case.eager_errors)
+    return state.num_skipped == 0 and all(errors[name] < 1.5 * case.eager_errors[name] + 1e-6 for name in errors)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_the_kernels_compute_the_step(amp):
+    nano = case("ssd300-nano", amp)
+    assert agrees(nano, nano.lowering.code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_kernels_of_r34_compute_the_step(amp):
+    r34 = case("ssd300-r34", amp)
+    assert agrees(r34, r34.lowering.code)
+
+
+def test_the_step_is_large_enough_to_tell():
+    """What replay is compared with is not what the step began with."""
+    nano = case("ssd300-nano", "off")
+    errors = nano.errors_of([torch.zeros(())] * 4, nano.before)
+    assert errors["momentum"] > 0.1
+    assert errors["bn_statistics"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("tl.full([1], 1e-05, tl.float32)", "tl.full([1], 1e-03, tl.float32)"),  # batch normalisation's epsilon
+        ("tl.full([1], 0.587, tl.float32)", "tl.full([1], 0.5, tl.float32)"),  # the green part of luma
+    ],
+)
+def test_a_wrong_number_in_a_kernel_is_found(right, wrong):
+    nano = case("ssd300-nano", "off")
+    assert nano.lowering.code.count(right) > 0
+    assert not agrees(nano, nano.lowering.code.replace(right, wrong))
+
+
+def test_every_kernel_becomes_machine_code():
+    nano = case("ssd300-nano", "bf16")
+    machine_code = assemble(nano.lowering.code)
+    kernels = {binary.kernel for binary in machine_code.binaries}
+    assert kernels == set(re.findall(r"^(\w+) = async_compile\.triton\(", nano.lowering.code, re.MULTILINE))
+    assert {binary.kernel for binary in machine_code.binaries if not binary.spilled_bytes} == kernels
+    assert all(0 < binary.registers <= 255 for binary in machine_code.binaries)
+
+
+def run(function, *arguments):
+    """What `function` returns by its kernels."""
+    returned = []
+
+    def runner(code, inputs):
+        returned.extend(replay(code, inputs))
+        return returned
+
+    lower(function, arguments, 1, runner)
+    return returned
+
+
+EXACT = {
+    "first of equal maxima": (lambda x: x.max(dim=1), (torch.tensor([[1.0, 3.0, 3.0, 2.0]]).repeat(5, 700),)),
+    "stable order": (lambda x: x.sort(dim=1, stable=True), (torch.randint(0, 9, (3, 1000)),)),
+    "places": (lambda x, i: x.gather(1, i), (torch.rand(4, 50), torch.randint(0, 50, (4, 7)))),
+    "pooling": (lambda x: (F.max_pool2d(x, 3, 2, 1),), (torch.randn(2, 8, 31, 29),)),
+    "turned maps": (lambda x: (x.permute(0, 2, 1).contiguous(),), (torch.randn(1, 9, 3072),)),
+    "bf16, to the nearest even": (
+        lambda x: (x.bfloat16(),),
+        (torch.cat([torch.randn(4000), 1 + torch.arange(512) / 512]),),
+    ),
+    "fp16": (lambda x: (x.half(),), (torch.randn(4000),)),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_replay_is_exact_where_nothing_is_rounded_in_another_order(name):
+    function, arguments = EXACT[name]
+    expected = function(*arguments)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for ours, theirs in zip(run(function, *arguments), expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def test_a_kernel_with_parameters_that_replay_does_not_know_is_an_error():
+    nano = case("ssd300-nano", "off")
+    with pytest.raises(UnknownKernel, match="wants OTHER"):
+        replay(nano.lowering.code.replace("'XBLOCK': 'constexpr'", "'OTHER': 'constexpr'"), nano.inputs)
