@@ -2,6 +2,7 @@
 
     python tools/lower_gpu.py                                          # SSD300-ResNet34, bf16, 128 images
     python tools/lower_gpu.py --preset ssd300-nano --batch-size 8 --out kernels.py
+    python tools/lower_gpu.py --world-size 8                           # one of eight GPUs
     python tools/lower_gpu.py --assemble                               # and kernels to machine code, two minutes
     python tools/lower_gpu.py --memory-format contiguous --json - | jq .megabytes_per_image
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssd_graph.cli import command, command_parser, positive, print_result
+from ssd_graph.cli import atomic_write, command, command_parser, positive, print_result
 from ssd_graph.config import MODELS
 
 
@@ -24,8 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     result = command_parser(__doc__)
     result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
-    result.add_argument("--batch-size", "-b", type=positive, default=128, help="images (default: %(default)s)")
+    result.add_argument("--batch-size", "-b", type=positive, default=128, help="images a GPU (default: %(default)s)")
     result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="bf16", help="default: %(default)s")
+    result.add_argument("--world-size", type=positive, default=1, help="GPUs of the run (default: %(default)s)")
     result.add_argument(
         "--memory-format",
         choices=("channels_last", "contiguous"),
@@ -48,10 +50,12 @@ def main() -> int:
     from ssd_graph.gpu.lower import lower_step
     from ssd_graph.gpu.machine_code import assemble
 
-    lowering = lower_step(args.preset, args.batch_size, args.amp, MEMORY_FORMATS[args.memory_format])
+    memory_format = MEMORY_FORMATS[args.memory_format]
+    lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, memory_format)
     if args.out:
-        args.out.write_text(lowering.code)
-    options = {name: getattr(args, name) for name in ("preset", "amp", "memory_format")}
+        with atomic_write(args.out) as temporary:
+            temporary.write_text(lowering.code)
+    options = {name: getattr(args, name) for name in ("preset", "amp", "world_size", "memory_format")}
     numbers, table = lowering.to_json(), lowering.table()
     if args.assemble:
         machine_code = assemble(lowering.code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,8 +137,9 @@ def _launches_nothing(node: Any) -> bool:
 def _kind(node: Any) -> str:
     if not node.is_extern():
         return "triton"
-    name = str(node.node.op_overload or node.node.python_kernel_name)
-    return name.removeprefix("extern_kernels.").removeprefix("aten.").partition(".")[0]
+    operation = node.node.op_overload
+    name = operation.name().partition(".")[0] if operation else node.node.python_kernel_name
+    return re.split(r"::|\.", name)[-1]
 
 
 def _stage(node: Any) -> str:

@@ -28,15 +28,19 @@ NUM_BOXES = 64
 
 
 def lower_step(
-    preset: str, batch_size: int, amp: Amp, memory_format: torch.memory_format = DEVICES["gpu"].memory_format
+    preset: str,
+    batch_size: int,
+    amp: Amp,
+    world_size: int = 1,
+    memory_format: torch.memory_format = DEVICES["gpu"].memory_format,
 ) -> Lowering:
-    """The kernels of the step of recipe mlperf-256 on one H100.
+    """The kernels of the step of recipe mlperf-256 on one of `world_size` H100; `batch_size` is of one.
 
     Raises:
         InputError: Triton is missing, or there is a GPU.
     """
     require_compiler()
-    with traceable_step(preset, batch_size, amp, num_boxes=NUM_BOXES, memory_format=memory_format) as (step, arguments):
+    with traceable_step(preset, batch_size, amp, world_size, NUM_BOXES, memory_format) as (step, arguments):
         keep_addresses(arguments[0])
         return lower(step, arguments, batch_size)
 

@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
 
 @pytest.fixture(scope="module")
 def step():
-    return lower_step("ssd300-nano", 2, "bf16")
+    return lower_step("ssd300-nano", 2, "bf16", world_size=2)
 
 
 @pytest.fixture
@@ -43,8 +43,12 @@ def test_both_heads_of_a_level_are_one_convolution(step):
     assert kinds.count("sort") == 1
 
 
+def test_ranks_talk_once(step):
+    assert [kernel.kind for kernel in step.kernels].count("all_reduce_") == 1
+
+
 def test_every_part_of_the_step_has_kernels(step):
-    stages = {"augment", "match", "unpack", "network", "loss", "backward", "update"}
+    stages = {"augment", "match", "unpack", "network", "loss", "backward", "reduce", "update"}
     assert {kernel.stage for kernel in step.kernels} >= stages
 
 
@@ -148,7 +152,7 @@ def test_the_command_prints_a_table_or_an_object(step, tmp_path, capsys):
                 lower_gpu.main()
             assert ended.value.code == 0
             assert capsys.readouterr().out.startswith(text)
-    assert asked[1] == ("ssd300-r34", 2, "bf16", torch.channels_last)
+    assert asked[1] == ("ssd300-r34", 2, "bf16", 1, torch.channels_last)
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["kernels"]["convolution"] == 25
     assert written["megabytes_per_image"] == pytest.approx(

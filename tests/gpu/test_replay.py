@@ -80,6 +80,8 @@ def agrees(case, code):
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_the_kernels_compute_the_step(amp):
     nano = case("ssd300-nano", amp)
+    assert nano.lowering.host_constants == ()
+    assert nano.lowering.cuda_graph_refused is None
     assert agrees(nano, nano.lowering.code)
 
 
