@@ -20,6 +20,13 @@ def start(step, config, amp):
     return state
 
 
+def positions(state, inputs):
+    """Where a graph's inputs are the state's tensors, by field; some counters only a dynamic loss scale needs."""
+    addresses = [i.data_ptr() for i in inputs]
+    fields = {name: tensor.data_ptr() for name, tensor in state._asdict().items() if tensor is not None}
+    return {name: addresses.index(address) for name, address in fields.items() if address in addresses}
+
+
 def error(a, b):
     """The larger of |a - b| / |b| in the Euclidean and the maximum norm; of zeros only zeros are none."""
     a, b = a.double(), b.double()

@@ -15,7 +15,7 @@ from ssd_graph.gpu.lower import lower
 from ssd_graph.gpu.machine_code import assemble
 from ssd_graph.state import TrainState
 from ssd_graph.step import Metrics, TrainStep, device_default_boxes
-from tests.step_errors import clone, start, worst_errors
+from tests.step_errors import clone, positions, start, worst_errors
 from tests.test_step import make_batch
 
 pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
@@ -54,10 +54,7 @@ def case(preset, amp):
         return worst_errors(step.layout, metrics, state, exact_metrics, exact)
 
     def keep(code, inputs):
-        addresses = [i.data_ptr() for i in inputs]
-        fields = {name: tensor.data_ptr() for name, tensor in given._asdict().items() if tensor is not None}
-        positions = {name: addresses.index(address) for name, address in fields.items() if address in addresses}
-        kept.extend(([i.clone() for i in inputs], positions))
+        kept.extend(([i.clone() for i in inputs], positions(given, inputs)))
         return [torch.zeros(())] * len(eager_metrics)  # nobody looks at them
 
     keep_addresses(given)
@@ -66,7 +63,7 @@ def case(preset, amp):
 
 
 def agrees(case, code):
-    """Whether the code ends as near to float64 as eager torch in the same precision."""
+    """Whether the code ends at most twice as far from float64 as eager torch in the same precision."""
     inputs = [i.clone() for i in case.inputs]
     metrics = Metrics(*replay(code, inputs))
     untouched = set(range(len(inputs))) - set(case.positions.values())
@@ -74,7 +71,7 @@ def agrees(case, code):
     state = case.before._replace(**{name: inputs[i] for name, i in case.positions.items()})
     errors = case.errors_of(metrics, state)
     print("replay", errors, "eager", case.eager_errors)
-    return state.num_skipped == 0 and all(errors[name] < 1.5 * case.eager_errors[name] + 1e-6 for name in errors)
+    return state.num_skipped == 0 and all(errors[name] < 2 * case.eager_errors[name] + 1e-6 for name in errors)
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])

@@ -14,7 +14,7 @@ from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
 from ssd_graph.state import TrainState
 from ssd_graph.step import Metrics, Predict, TrainStep, device_default_boxes
-from tests.step_errors import clone, error, start, worst_errors
+from tests.step_errors import clone, error, positions, start, worst_errors
 from tests.test_step import make_batch
 
 SOCS = tuple(SOC_NAMES)
@@ -47,11 +47,7 @@ def case(preset, amp):
     metrics = step(after, *rest)
 
     def keep(graph, inputs):
-        addresses = [i.data_ptr() for i in inputs]
-        fields = {name: tensor.data_ptr() for name, tensor in given._asdict().items() if tensor is not None}
-        # The graph takes no counter that only a dynamic loss scale needs.
-        positions = {name: addresses.index(address) for name, address in fields.items() if address in addresses}
-        kept.extend((graph, [i.clone() for i in inputs], positions))
+        kept.extend((graph, [i.clone() for i in inputs], positions(given, inputs)))
         return [torch.zeros(())] * len(metrics)  # nobody looks at them
 
     _, breaks = capture(step, (given, *rest), SOCS, runner=keep)
