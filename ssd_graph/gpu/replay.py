@@ -6,7 +6,7 @@ adds is not seen: the compiler's code for it, its rounding, order of summation, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -33,6 +33,10 @@ class UnknownKernel(Exception):
     """Inductor wrote a kernel whose parameters have no meaning here."""
 
 
+class OutOfBounds(Exception):
+    """A kernel reads or writes where none of its arguments is."""
+
+
 def replay(code: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """The outputs of a graph; its inputs, tensors of the CPU, are overwritten as the graph would.
 
@@ -40,6 +44,7 @@ def replay(code: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
     Raises:
         UnknownKernel: a kernel has parameters whose meaning is not known here.
+        InterpreterError: Triton's, of an OutOfBounds for example.
     """
     with _interpreter(), loaded(code) as names:
         return names["call"](list(inputs))
@@ -72,7 +77,8 @@ class _Kernel:
         given = dict(zip(self.triton_meta["signature"], args, strict=False))
         blocks = self._blocks(given)
         grid = GridExpr.from_meta(dict(self.inductor_meta), triton.Config(blocks)).eval_slow({**given, **blocks})
-        self.function[grid](*args, **blocks)
+        with _bounds(argument for argument in args if isinstance(argument, Tensor)):
+            self.function[grid](*args, **blocks)
 
     def _blocks(self, given: Mapping[str, Any]) -> dict[str, int]:
         """Of each dimension, elements that a program works on."""
@@ -134,6 +140,35 @@ def _interpreter() -> Iterator[None]:
             *((triton_heuristics, name, _Kernel.decorator) for name in HEURISTICS),
         ):
             stack.enter_context(patch.object(place, name, answer))
+        yield
+
+
+@contextmanager
+def _bounds(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, a kernel may read and write the memory of these tensors; the interpreter asks no questions."""
+    from triton.runtime.interpreter import InterpreterBuilder  # pyright: ignore[reportMissingImports]
+
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    extents = [(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
+
+    def checked(method: str, pointers: int, mask: int) -> None:
+        access = getattr(InterpreterBuilder, method)
+
+        def check(builder: Any, *args: Any) -> Any:
+            size = args[pointers].get_element_ty().primitive_bitwidth // 8
+            addresses = args[pointers].data[args[mask].data]
+            if addresses.size and not any(
+                start <= addresses.min() and addresses.max() + size <= end for start, end in extents
+            ):
+                raise OutOfBounds(method)
+            return access(builder, *args)
+
+        stack.enter_context(patch.object(InterpreterBuilder, method, check))
+
+    with ExitStack() as stack:
+        checked("create_masked_load", pointers=0, mask=1)
+        checked("create_masked_store", pointers=0, mask=2)
+        checked("create_atomic_rmw", pointers=1, mask=3)
         yield
 
 

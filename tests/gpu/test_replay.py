@@ -19,6 +19,8 @@ from tests.step_errors import clone, positions, start, worst_errors
 from tests.test_step import make_batch
 
 pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
+from triton.runtime.errors import InterpreterError
+
 from ssd_graph.gpu.replay import UnknownKernel, replay
 
 
@@ -153,6 +155,17 @@ def test_replay_is_exact_where_nothing_is_rounded_in_another_order(name):
     for ours, theirs in zip(run(function, *arguments), expected, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", ["xnumel + 1", "xnumel + 4096"])
+def test_a_kernel_that_leaves_its_arguments_is_an_error(wrong):
+    """Of a tensor at the end of its memory, by one element and by many."""
+
+    def runner(code, inputs):
+        return replay(code.replace("xmask = xindex < xnumel", f"xmask = xindex < {wrong}"), inputs)
+
+    with pytest.raises(InterpreterError, match=r"OutOfBounds\('create_masked_load'\)"):
+        lower(lambda x: (x + 1,), (torch.rand(300),), 1, runner)
 
 
 def test_a_kernel_with_parameters_that_replay_does_not_know_is_an_error():
