@@ -24,6 +24,11 @@ from triton.runtime.errors import InterpreterError
 from ssd_graph.gpu.replay import UnknownKernel, replay
 
 
+SLACK = {"metrics": 1e-6, "parameters": 2e-2, "momentum": 2e-2, "bn_statistics": 1e-6}
+"""Beside twice eager's error. One ReLU that flips at zero changes a gradient by 1e-2, seen of eager torch with one
+thread and with two."""
+
+
 @dataclass
 class Case:
     """A step that was compiled, where it began, and where it ends by float64 and by eager torch."""
@@ -65,7 +70,7 @@ def case(preset, amp):
 
 
 def agrees(case, code):
-    """Whether the code ends at most twice as far from float64 as eager torch in the same precision."""
+    """Whether the code ends about as far from float64 as eager torch in the same precision."""
     inputs = [i.clone() for i in case.inputs]
     metrics = Metrics(*replay(code, inputs))
     untouched = set(range(len(inputs))) - set(case.positions.values())
@@ -73,7 +78,7 @@ def agrees(case, code):
     state = case.before._replace(**{name: inputs[i] for name, i in case.positions.items()})
     errors = case.errors_of(metrics, state)
     print("replay", errors, "eager", case.eager_errors)
-    return state.num_skipped == 0 and all(errors[name] < 2 * case.eager_errors[name] + 1e-6 for name in errors)
+    return state.num_skipped == 0 and all(errors[name] < 2 * case.eager_errors[name] + SLACK[name] for name in errors)
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
