@@ -48,7 +48,10 @@ def test_only_the_downloader_knows_the_network():
 def test_nothing_unpickles_or_evaluates():
     assert not [f.name for f in SOURCES if UNPICKLERS & set(imported(f))]
     found = [call for f in SOURCES for name, call in calls(f) if name in ("eval", "exec", "torch.load", "np.load")]
-    assert sorted(found) == ["np.load(file)", "torch.load(path, map_location='cpu', weights_only=True)"]
+    inductor = ["exec(code, names)", "exec(compile(source, path, 'exec'), names)"]  # its own code, of this process
+    assert sorted(found) == sorted(
+        [*inductor, "np.load(file)", "torch.load(path, map_location='cpu', weights_only=True)"]
+    )
     assert not any("allow_pickle" in f.read_text() for f in SOURCES)  # whose default is False
 
 

@@ -13,6 +13,7 @@ from ssd_graph.config import RECIPES, model_config
 from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.lower import lower
 from ssd_graph.gpu.machine_code import assemble
+from ssd_graph.gpu.replay import UnknownKernel, replay
 from ssd_graph.state import TrainState
 from ssd_graph.step import Metrics, TrainStep, device_default_boxes
 from tests.step_errors import clone, positions, start, worst_errors
@@ -20,9 +21,6 @@ from tests.test_step import make_batch
 
 pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
 from triton.runtime.errors import InterpreterError
-
-from ssd_graph.gpu.replay import UnknownKernel, replay
-
 
 SLACK = {"metrics": 1e-6, "parameters": 2e-2, "momentum": 2e-2, "bn_statistics": 1e-6}
 """Beside twice eager's error. One ReLU that flips at zero changes a gradient by 1e-2, seen of eager torch with one
@@ -94,6 +92,34 @@ def test_the_kernels_compute_the_step(amp):
 def test_the_kernels_of_r34_compute_the_step(amp):
     r34 = case("ssd300-r34", amp)
     assert agrees(r34, r34.lowering.code)
+
+
+@pytest.mark.slow
+def test_the_losses_of_a_run_are_those_of_eager_torch():
+    """The kernels' bf16 differs from eager's as eager's does from float32, not more."""
+    config, num_steps = model_config("ssd300-nano", 7), 24
+    bf16, off = (
+        TrainStep(config, RECIPES["mlperf-256"], amp=a, memory_format=torch.channels_last) for a in ("bf16", "off")
+    )
+    batches, defaults = [make_batch(seed) for seed in range(8)], device_default_boxes("cpu")
+    before = start(bf16, config, "bf16")
+    batch, rate, state, kept = clone(batches[0]), torch.tensor(0.0), clone(before), []
+    keep_addresses(state)
+    lower(bf16, (state, batch, defaults, rate), 2, lambda *of: kept.append(of) or [torch.zeros(())] * 4)
+    ((code, inputs),) = kept
+    curves = torch.zeros(3, num_steps)
+    states = clone(before), clone(before)
+    for i in range(num_steps):
+        for into, new in zip(batch, batches[i % 8], strict=True):
+            into.copy_(new)
+        rate.fill_(0.002 * min(1, (i + 1) / 20))
+        curves[0, i] = replay(code, inputs)[0]
+        for curve, step, own in zip(curves[1:], (bf16, off), states, strict=True):
+            curve[i] = step(own, batch, defaults, rate).loss
+    print(curves)
+    kernels, eager, single = curves
+    assert (kernels - eager).abs().mean() < 1.5 * (eager - single).abs().mean()
+    assert kernels[-8:].mean() < 0.6 * kernels[:8].mean()
 
 
 def test_the_step_is_large_enough_to_tell():
