@@ -97,11 +97,11 @@ def test_the_kernels_of_r34_compute_the_step(amp):
 @pytest.mark.slow
 def test_the_losses_of_a_run_are_those_of_eager_torch():
     """The kernels' bf16 differs from eager's as eager's does from float32, not more."""
-    config, num_steps = model_config("ssd300-nano", 7), 24
+    config, num_steps = model_config("ssd300-nano", 7), 21
     bf16, off = (
         TrainStep(config, RECIPES["mlperf-256"], amp=a, memory_format=torch.channels_last) for a in ("bf16", "off")
     )
-    batches, defaults = [make_batch(seed) for seed in range(8)], device_default_boxes("cpu")
+    batches, defaults = [make_batch(seed) for seed in range(7)], device_default_boxes("cpu")
     before = start(bf16, config, "bf16")
     batch, rate, state, kept = clone(batches[0]), torch.tensor(0.0), clone(before), []
     keep_addresses(state)
@@ -110,7 +110,7 @@ def test_the_losses_of_a_run_are_those_of_eager_torch():
     curves = torch.zeros(3, num_steps)
     states = clone(before), clone(before)
     for i in range(num_steps):
-        for into, new in zip(batch, batches[i % 8], strict=True):
+        for into, new in zip(batch, batches[i % 7], strict=True):
             into.copy_(new)
         rate.fill_(0.002 * min(1, (i + 1) / 20))
         curves[0, i] = replay(code, inputs)[0]
@@ -119,7 +119,7 @@ def test_the_losses_of_a_run_are_those_of_eager_torch():
     print(curves)
     kernels, eager, single = curves
     assert (kernels - eager).abs().mean() < 1.5 * (eager - single).abs().mean()
-    assert kernels[-8:].mean() < 0.6 * kernels[:8].mean()
+    assert kernels[-7:].mean() < 0.6 * kernels[:7].mean()
 
 
 def test_the_step_is_large_enough_to_tell():
