@@ -62,9 +62,17 @@ class MachineCode:
 def assemble(code: str) -> MachineCode:
     """Compile each kernel in inductor's code, with each choice of blocks that inductor would try."""
     from torch._inductor import config
+    from triton import knobs  # pyright: ignore[reportMissingImports]
 
     start = time.perf_counter()
-    with stand_in(), config.patch(use_static_cuda_launcher=False), loaded(code) as names:
+    with (
+        stand_in(),
+        config.patch(use_static_cuda_launcher=False),
+        loaded(code) as names,
+        tempfile.TemporaryDirectory() as cache,
+        knobs.cache.scope(),
+    ):
+        knobs.cache.dir = cache  # an empty one, or the seconds would tell what was compiled before
         kernels = {name: kernel for name, kernel in names.items() if hasattr(kernel, "_precompile_config")}
         binaries = tuple(_binary(name, kernel, blocks) for name, kernel in kernels.items() for blocks in kernel.configs)
     return MachineCode(binaries, time.perf_counter() - start)
