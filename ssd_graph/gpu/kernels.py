@@ -143,10 +143,12 @@ def _kind(node: Any) -> str:
 
 
 def _stage(node: Any) -> str:
-    """The stage of most of the operations that a kernel computes."""
+    """The stage of most of the operations that a kernel computes; what the forward pass computed may be among them."""
     origins = [origin for part in node.get_nodes() if part.node is not None for origin in part.node.origins]
     stages = Counter(map(stage, origins))
     del stages["unknown"]
+    if "backward" in stages:
+        del stages["network"], stages["loss"]
     return stages.most_common(1)[0][0] if stages else "unknown"
 
 
@@ -156,11 +158,12 @@ def _num_bytes(graph: InductorGraph, node: Any) -> int:
 
     if node.is_extern():
         return 0
+    unused = graph.removed_buffers | graph.inplaced_to_remove  # fused away; the latter wait for a successor's memory
     total = 0
     for accesses in (node.read_writes.reads, node.read_writes.writes):
         elements = Counter[str]()
         for access in accesses:
-            if access.name not in graph.removed_buffers and not isinstance(access, WeakDep):  # which is order only
+            if access.name not in unused and not isinstance(access, WeakDep):  # which is order only
                 elements[access.name] += int(access.get_numel())
         for name, num in elements.items():
             total += min(num, int(graph.get_numel(name))) * graph.get_dtype(name).itemsize
