@@ -36,8 +36,11 @@ def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets
     """
     positive = (targets.labels > 0).to(class_logits.dtype)  # [N, A]
     num_positive = positive.sum(1)  # [N]
-    # No indexing here: its backward would be a scatter into a tensor of zeros.
-    cross_entropy = -class_logits.log_softmax(1).gather(1, targets.labels.unsqueeze(1)).squeeze(1)  # [N, A]
+    # A masked sum, exact since all terms but one are zero: the backward pass of indexing or gathering is a scatter
+    # into zeros, which no compiler fuses with what follows.
+    classes = torch.arange(class_logits.shape[1], device=class_logits.device)[:, None]
+    wanted = classes == targets.labels[:, None]  # [N, C, A]
+    cross_entropy = -torch.where(wanted, class_logits.log_softmax(1), 0.0).sum(1)  # [N, A]
     weight = positive + mine_negatives(cross_entropy.detach(), positive, num_positive)
     classification = (cross_entropy * weight).sum(1)
     box = (smooth_l1(box_regression - targets.boxes).sum(1) * positive).sum(1)
