@@ -1,7 +1,7 @@
 """Device side of the pipeline: flip, colour jitter, normalisation, layout and dtype.
 
-The jitter is the reference's (torchvision ColorJitter on PIL images) in floating point; the reference
-rounds to uint8 after each change, which moves a pixel by about half a level.
+The jitter is the reference's, which is torchvision's ColorJitter on Pillow images: with Pillow's arithmetic, and
+levels cut off to whole numbers behind each change. They stay uint8 between changes; float32 computes them exactly.
 """
 
 # N images, G boxes an image, H = W = 300
@@ -17,20 +17,20 @@ from ssd_graph.config import PIXEL_MEAN, PIXEL_STD, AugmentConfig
 from ssd_graph.loader import Batch
 from ssd_graph.transforms import NUM_BLENDS
 
-_LUMA = (0.299, 0.587, 0.114)
-"""Weights of ITU-R 601, which PIL's conversion to greyscale uses."""
+_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+"""Weights of red, green and blue: ITU-R 601 as Pillow converts to greyscale, with 16 bits."""
 
 
 def augment(batch: Batch, config: AugmentConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Normalised images `dtype` [N, 3, H, W] and boxes xyxy float32 [N, G, 4] of a training batch."""
-    images = batch.images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
+    levels = batch.images.permute(0, 3, 1, 2).contiguous()
     boxes = batch.boxes
     if config.flip_probability:
-        images = torch.where(batch.flip.view(-1, 1, 1, 1), images.flip(3), images)
+        levels = torch.where(batch.flip.view(-1, 1, 1, 1), levels.flip(3), levels)
         boxes = torch.where(batch.flip.view(-1, 1, 1), flip_boxes(boxes), boxes)
     if config.jitters_colour:
-        images = jitter_colour(images, batch.blends.to(dtype), batch.hue.to(dtype))
-    return normalise(images), boxes
+        levels = jitter_colour(levels, batch.blends, batch.hue if config.hue else None)
+    return normalise(levels.to(dtype)), boxes
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -51,35 +51,50 @@ def flip_boxes(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat((1.0 - x2, y1, 1.0 - x1, y2), -1)
 
 
-def jitter_colour(images: Tensor, blends: Tensor, hue: Tensor) -> Tensor:
-    """Apply `ColourJitter`s (`blends` [N, 6, 3], `hue` [N] in turns) to RGB levels [N, 3, H, W]."""
+def jitter_colour(levels: Tensor, blends: Tensor, hue: Tensor | None) -> Tensor:
+    """Apply `ColourJitter`s (`blends` [N, 6, 3], `hue` [N] in turns) to RGB levels, uint8 [N, 3, H, W].
+
+    Without a hue nothing goes through HSV, whose 256 steps would change an image even if they did not turn it.
+    """
     weights = blends.view(-1, NUM_BLENDS * 3, 1, 1).split((1,) * (NUM_BLENDS * 3), 1)
     for slot in range(NUM_BLENDS):
-        if slot == NUM_BLENDS // 2:
-            images = _shift_hue(images, hue.view(-1, 1, 1, 1))
-        images = _blend(images, *weights[3 * slot : 3 * slot + 3])
-    return images
+        if hue is not None and slot == NUM_BLENDS // 2:
+            levels = _shift_hue(levels, hue.view(-1, 1, 1, 1))
+        levels = _blend(levels, *weights[3 * slot : 3 * slot + 3])
+    return levels
 
 
-def _blend(images: Tensor, of_image: Tensor, of_luma: Tensor, of_mean: Tensor) -> Tensor:
-    """Weighted sum of an image, its luma and its mean luma, clamped to levels; weights [N, 1, 1, 1]."""
-    red, green, blue = images.split((1, 1, 1), 1)
-    luma = (red * _LUMA[0]).add(green, alpha=_LUMA[1]).add(blue, alpha=_LUMA[2])
-    other = torch.addcmul(luma * of_luma, luma.mean((2, 3), keepdim=True), of_mean)
-    return torch.addcmul(other, images, of_image).clamp(0.0, 255.0)
+def _blend(levels: Tensor, factor: Tensor, to_luma: Tensor, to_mean: Tensor) -> Tensor:
+    """`factor` of the way to an image from its luma, its mean luma or black, as the other two are 1 or not.
+
+    All three are [N, 1, 1, 1].
+    """
+    image = levels.float()
+    red, green, blue = image.split((1, 1, 1), 1)
+    luma = _whole((red * _LUMA[0]).add(green, alpha=_LUMA[1]).add(blue, alpha=_LUMA[2]))
+    other = torch.addcmul(luma * to_luma, _whole(luma.mean((2, 3), keepdim=True)), to_mean)
+    return torch.addcmul(other, image - other, factor).clamp(0.0, 255.0).to(torch.uint8)
 
 
-def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of RGB levels [N, 3, H, W] by `turns` [N, 1, 1, 1], keeping HSV's value and saturation."""
-    red, green, blue = images.split((1, 1, 1), 1)
+def _whole(numbers: Tensor) -> Tensor:
+    """Rounded to the nearest whole number, and upwards from the middle."""
+    return (numbers + 0.5).floor()
+
+
+def _shift_hue(levels: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue by `turns` [N, 1, 1, 1] in Pillow's HSV, whose hue and saturation are whole numbers to 255."""
+    red, green, blue = levels.float().split((1, 1, 1), 1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    divisor = torch.where(chroma > 0, chroma, 1.0)
+    divisor = chroma.clamp(min=1.0)
     sixths = torch.where(
         value == red,
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
     )
+    hue = (sixths.remainder(6.0) * 42.5).floor() + (turns * 255.0).int().float()
+    saturation = (chroma * 255.0 / value.clamp(min=1.0)).floor()
     # Each channel is `value` less a trapezoid of the hue whose top lies two sixths from the other channels'.
-    position = (sixths + 6.0 * turns + _channels((5.0, 3.0, 1.0), images)).remainder(6.0)
-    return value - chroma * torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
+    position = (hue.remainder(256.0) * (6.0 / 255.0) + _channels((5.0, 3.0, 1.0), hue)).remainder(6.0)
+    fraction = torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
+    return (value * (1.0 - saturation / 255.0 * fraction) + 0.5).to(torch.uint8)

@@ -39,7 +39,8 @@ class ColourJitter(NamedTuple):
     """One image's colour change, carried out in augment.py."""
 
     blends: np.ndarray
-    """float32 [NUM_BLENDS, 3]: image weight, weight of its luma, weight of its mean luma."""
+    """float32 [NUM_BLENDS, 3]: a factor, and 1 for what the image is blended with, its luma or its mean luma; for
+    black neither."""
     hue: float
     """Shift in turns."""
 
@@ -171,7 +172,7 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
     """Draw brightness, contrast, saturation and hue changes in random order (REF: torchvision ColorJitter).
 
     Brightness b blends the image with black, contrast c with its mean luma and saturation s with its luma,
-    each as `factor * image + (1 - factor) * other`; so all three are rows of one table.
+    each as `other + factor * (image - other)`; so all three are rows of one table.
     """
 
     def factor(strength: float) -> float:
@@ -179,7 +180,7 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
 
     brightness, contrast, saturation = (factor(s) for s in (config.brightness, config.contrast, config.saturation))
     hue = float(rng.uniform(-config.hue, config.hue))
-    rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0 - contrast), (saturation, 1.0 - saturation, 0.0))
+    rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0), (saturation, 1.0, 0.0))
     order = rng.permutation(4).tolist()
     hue_position = order.index(3)
     blends = [(1.0, 0.0, 0.0)] * NUM_BLENDS

@@ -135,16 +135,6 @@ def _reverse(node: Node, x: Tensor, axis: Tensor) -> Tensor:
     return x.flip(integers(axis))
 
 
-def _scatter_elements(node: Node, data: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-    _agree(node, data, updates)
-    axis, reduction = node.integer("axis", 0), node.text("reduction", "none")
-    if reduction == "none":
-        return data.scatter(axis, indices.long(), updates)
-    if reduction == "add":
-        return data.scatter_add(axis, indices.long(), updates)
-    raise UnknownOperator(f"{node} reduces by {reduction}")
-
-
 def _select(node: Node, condition: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
     _agree(node, then, otherwise)
     return torch.where(condition, then, otherwise)
@@ -168,11 +158,6 @@ def _split(node: Node, x: Tensor, sizes: Tensor, dim: Tensor) -> Result:
     pieces = x.split(integers(sizes), *integers(dim))
     assert len(pieces) == node.integer("num_split"), str(node)
     return tuple(piece.clone(memory_format=torch.contiguous_format) for piece in pieces)
-
-
-def _squeeze(node: Node, x: Tensor) -> Tensor:
-    dims = node.integers("axis", [])
-    return x.squeeze(dims) if dims else x.squeeze()
 
 
 def _strided_slice(
@@ -230,6 +215,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Equal": _binary(torch.eq),
     "Fill": _fill,
     "FlattenV2": _flatten,
+    "Floor": _unary(torch.floor),
     "FloorMod": _binary(torch.remainder),
     "GatherElements": _gather_elements,
     "Greater": _binary(torch.gt),
@@ -255,13 +241,11 @@ OPERATORS: Mapping[str, Operator] = {
     "ReluGrad": _relu_grad,
     "Reshape": _reshape,
     "ReverseV2": _reverse,
-    "ScatterElements": _scatter_elements,
     "SelectV2": _select,
     "Shape": _shape,
     "Sign": _unary(torch.sign),
     "Sort": _sort,
     "SplitV": _split,
-    "Squeeze": _squeeze,
     "StridedSliceV2": _strided_slice,
     "Sub": _binary(torch.sub),
     "Sxpy": _sxpy,

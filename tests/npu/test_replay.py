@@ -19,8 +19,8 @@ from tests.test_step import make_batch
 
 SOCS = tuple(SOC_NAMES)
 NUM_CLASSES = 7
-TOLERANCES = {"off": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
-"""Of `worst_errors`."""
+TOLERANCES = {"off": 1e-4, "bf16": 5e-2, "fp16": 2e-2}
+"""Of `worst_errors`. Replay's batch normalisation sums in float32, where the CPU's rounds to half precision."""
 
 
 @dataclass
