@@ -16,6 +16,7 @@ import torch
 from ssd_graph.cli import InputError
 from ssd_graph.config import Amp
 from ssd_graph.converters import register_converters
+from ssd_graph.inductor import prepare_inductor
 
 BACKENDS = (
     "eager",
@@ -147,17 +148,6 @@ def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
             torch._dynamo.mark_static_address(tensor)
 
 
-def gather_pooling_gradients() -> None:
-    """Have inductor gather max pooling's gradient, as torch 2.11 does, in all that this process compiles.
-
-    torch 2.13 scatters it instead, adding in float32 and atomically where windows overlap. That moves more memory,
-    and on a GPU the sums depend on the order in which threads arrive, so that no run repeats another's bits.
-    """
-    from torch._inductor.decomposition import decompositions
-
-    decompositions.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
-
-
 def compile_graph(function: F, backend: str) -> F:
     """`function` captured as one static graph at its first call, with everything else refused.
 
@@ -173,7 +163,7 @@ def compile_graph(function: F, backend: str) -> F:
     name, _, mode = backend.partition(":")
     compiler = _torchair_backend() if name == "torchair" else name
     if name == "inductor":
-        gather_pooling_gradients()
+        prepare_inductor()
     compiled = torch.compile(function, backend=compiler, mode=mode or None, fullgraph=True, dynamic=False)
     stance = "default"
 

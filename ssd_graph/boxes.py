@@ -14,8 +14,13 @@ import numpy as np
 
 def cxcywh_to_xyxy(boxes_cxcywh: Any, xp: ModuleType = np) -> Any:
     """Corners of boxes [..., 4]; same dtype and unit as given."""
+    return xp.concatenate(corners(boxes_cxcywh, xp), -1)
+
+
+def corners(boxes_cxcywh: Any, xp: ModuleType = np) -> tuple[Any, Any]:
+    """Upper left and lower right corners [..., 2] of boxes [..., 4]."""
     centre, size = split(boxes_cxcywh, (2, 2), xp=xp)
-    return xp.concatenate((centre - 0.5 * size, centre + 0.5 * size), -1)
+    return centre - 0.5 * size, centre + 0.5 * size
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Any, xp: ModuleType = np) -> Any:
@@ -37,12 +42,19 @@ def area(boxes_xyxy: Any) -> Any:
 def iou(boxes_a: Any, boxes_b: Any, xp: ModuleType = np) -> Any:
     """Intersection over union [..., A, B] of xyxy boxes [..., A, 4] and [..., B, 4].
 
-    The order of operations and the areas taken from corners are REF utils.calc_iou_tensor's: in float32 a
-    different order moves ground truths with nearly tied default boxes to another one. Two boxes of zero
-    area give 0/0.
+    Two boxes of zero area give 0/0.
     """
-    ax1, ay1, ax2, ay2 = split(boxes_a, (1, 1, 1, 1), xp=xp)  # [..., A, 1]
-    bx1, by1, bx2, by2 = split(boxes_b.swapaxes(-1, -2), (1, 1, 1, 1), -2, xp)  # [..., 1, B]
+    return iou_of_corners(split(boxes_a, (2, 2), xp=xp), split(boxes_b, (2, 2), xp=xp), xp)
+
+
+def iou_of_corners(a: tuple[Any, Any], b: tuple[Any, Any], xp: ModuleType = np) -> Any:
+    """`iou` of boxes given as their corners, which a graph need not put together to take apart again.
+
+    The order of operations and the areas taken from corners are REF utils.calc_iou_tensor's: in float32 a
+    different order moves ground truths with nearly tied default boxes to another one.
+    """
+    (ax1, ay1), (ax2, ay2) = (split(corner, (1, 1), xp=xp) for corner in a)  # [..., A, 1]
+    (bx1, by1), (bx2, by2) = (split(corner.swapaxes(-1, -2), (1, 1), -2, xp) for corner in b)  # [..., 1, B]
     width = xp.clip(xp.minimum(ax2, bx2) - xp.maximum(ax1, bx1), 0, None)
     height = xp.clip(xp.minimum(ay2, by2) - xp.maximum(ay1, by1), 0, None)
     intersection = width * height

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssd_graph.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
+from ssd_graph.boxes import corners, iou_of_corners, split, xyxy_to_cxcywh
 from ssd_graph.default_boxes import encode
 
 POSITIVE_IOU = 0.5
@@ -37,7 +37,7 @@ def match(boxes_xyxy: Tensor, labels: Tensor, defaults_cxcywh: Tensor, dtype: to
         labels: int64 [N, G], 0 is padding.
         defaults_cxcywh: float32 [A, 4].
     """
-    overlaps = iou(boxes_xyxy, cxcywh_to_xyxy(defaults_cxcywh, torch), torch)  # [N, G, A]
+    overlaps = iou_of_corners(split(boxes_xyxy, (2, 2), xp=torch), corners(defaults_cxcywh, torch), torch)  # [N, G, A]
     real = labels > 0
     favourite = overlaps.max(dim=2).indices  # [N, G]
     anchors = torch.arange(defaults_cxcywh.shape[0], device=labels.device)

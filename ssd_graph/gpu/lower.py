@@ -14,10 +14,11 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from ssd_graph.backend import DEVICES, gather_pooling_gradients, keep_addresses
+from ssd_graph.backend import DEVICES, keep_addresses
 from ssd_graph.config import Amp
 from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.stand_in import require_compiler, stand_in
+from ssd_graph.inductor import prepare_inductor
 from ssd_graph.tracing import traceable_step
 
 Runner = Callable[[str, Sequence[Tensor]], Sequence[Tensor]]
@@ -69,7 +70,7 @@ def lower(
         return compile_fx(module, inputs, inner_compile=inner_compile)
 
     torch.compiler.reset()
-    gather_pooling_gradients()
+    prepare_inductor()
     log = logging.getLogger("torch._inductor.utils")
     try:
         with config.patch(force_disable_caches=True), warnings.catch_warnings(), patch.object(log, "disabled", True):

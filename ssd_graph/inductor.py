@@ -1,0 +1,132 @@
+"""Mends inductor where its kernels would move more memory than a training step needs.
+
+On a GPU all but convolutions waits for memory: a map of 128 images has tens of megabytes, and what is computed of it
+costs nothing beside reading it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+
+MAP_BYTES = 5_000_000
+"""What is smaller an H100 moves in the time that it takes to start a kernel."""
+
+OPERATION_BYTES = 3 / 67
+"""What it moves in the time of one operation of float32: 3 TB in a second, in which it could do 67e12."""
+
+InductorBox = Any
+"""torch._inductor.ir.StorageBox: a tensor of the graph, which has memory or is computed where it is read."""
+
+
+@cache
+def prepare_inductor() -> None:
+    """Change what inductor makes of everything that this process compiles; all but max pooling on GPUs only."""
+    from torch._inductor import config, ir
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+    from torch._inductor.decomposition import decompositions
+
+    # torch 2.13 scatters the gradient of max pooling, adding in float32 and atomically where windows overlap. That
+    # moves more memory than gathering it, as torch 2.11 does, and the sums depend on the order in which a GPU's
+    # threads arrive, so that no run repeats another's bits.
+    decompositions.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
+
+    storage_box: Any = ir.StorageBox
+    count_reads = storage_box.should_realize_on_reuse
+
+    def should_realize_on_reuse(box: InductorBox, users: int, **options: Any) -> bool:
+        is_map = isinstance(box.data, ir.Pointwise) and not ir.is_cpu(box.data) and _num_bytes(box) > MAP_BYTES
+        return users > 1 and pays_to_write(box) if is_map else count_reads(box, users, **options)
+
+    class Passes(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            mask_by_input(graph)
+            widen_when_read(graph)
+
+        def uuid(self) -> object:
+            return get_hash_for_files((__file__,))
+
+    storage_box.should_realize_on_reuse = should_realize_on_reuse
+    config.post_grad_custom_post_pass = Passes()
+
+
+def pays_to_write(box: InductorBox) -> bool:
+    """Whether the map that inductor is at is better written once and read than computed again by each reader.
+
+    Inductor would count: it writes what is computed from more than four tensors, vectors of a few channels among
+    them, or by more than 30 operations.
+    """
+    from torch._inductor.virtualized import V
+
+    elements = Counter[str]()
+    for access in box.data.get_reads():
+        elements[access.name] += int(access.get_numel())
+    compute = sum(
+        min(num, int(V.graph.get_numel(name))) * V.graph.get_dtype(name).itemsize for name, num in elements.items()
+    )
+    compute += box.data.inner_fn_opcount().num_ops * prod(map(int, box.data.get_size())) * OPERATION_BYTES
+    passes = _num_passes(V.graph.current_node)
+    return compute + (1 + passes) * _num_bytes(box) < passes * compute
+
+
+def _num_passes(node: fx.Node) -> int:
+    """How many kernels will read a node's result: one for each user, but all sums share one."""
+    sums = sum(_is_summed(user) for user in node.users)
+    return len(node.users) - max(0, sums - 1)
+
+
+def _is_summed(node: fx.Node, steps: int = 2) -> bool:
+    """Whether a node is a sum, or a factor of one."""
+    if node.target == torch.ops.aten.sum.dim_IntList:
+        return True
+    return steps > 0 and len(node.users) == 1 and any(_is_summed(user, steps - 1) for user in node.users)
+
+
+def _num_bytes(box: InductorBox) -> int:
+    return prod(map(int, box.data.get_size())) * box.data.get_dtype().itemsize
+
+
+def mask_by_input(graph: fx.Graph) -> None:
+    """Let ReLU's gradient be masked by what went into ReLU where that is computed from one map, as by normalisation.
+
+    The mask is the same. But ReLU's result would be read for the mask alone, while the backward pass of
+    normalisation reads that map anyway.
+    """
+    aten = torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=aten.le.Scalar):
+        relu, bound = node.args
+        if bound == 0 and relu.target == aten.relu.default and relu.meta["val"].is_cuda:
+            (input,) = relu.args
+            if len(_maps_behind(input)) == 1:
+                node.args = (input, 0)
+
+
+def _maps_behind(node: fx.Node) -> set[fx.Node]:
+    """The tensors of a node's size from which it is computed element by element; none if it is itself no such."""
+    found, todo = set[fx.Node](), [node]
+    while todo:
+        current = todo.pop()
+        if torch.Tag.pointwise not in getattr(current.target, "tags", ()):
+            continue
+        for input in current.all_input_nodes:
+            if input.meta["val"].numel() == node.meta["val"].numel():
+                if len(input.users) > 1:
+                    found.add(input)
+                else:
+                    todo.append(input)
+    return found
+
+
+def widen_when_read(graph: fx.Graph) -> None:
+    """Convert a map to a wider type for each reader anew, so that what is kept for them is the narrow one."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.prims.convert_element_type.default):
+        (input, dtype) = node.args
+        if node.meta["val"].is_cuda and dtype.itemsize > input.meta["val"].dtype.itemsize:
+            for user in list(node.users)[1:]:
+                with graph.inserting_before(node):
+                    user.replace_input_with(node, graph.node_copy(node))

@@ -1,0 +1,96 @@
+"""What inductor's kernels for a GPU read and write, counted in maps, after what ssd_graph/inductor.py mends."""
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
+
+from ssd_graph import inductor
+from ssd_graph.augment import augment
+from ssd_graph.config import AugmentConfig
+from ssd_graph.gpu.lower import lower
+from ssd_graph.loader import Batch
+from ssd_graph.loss import multibox_loss
+from ssd_graph.matcher import Targets
+
+pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
+
+IMAGES, CHANNELS, SIDE = 64, 32, 48
+MAP_BYTES = 2 * IMAGES * CHANNELS * SIDE**2
+
+
+@pytest.fixture
+def fakes():
+    """Makes fake tensors."""
+    with FakeTensorMode():
+        yield torch.empty
+
+
+def normalised(x, weight, gamma, beta):
+    return F.batch_norm(F.conv2d(x, weight, padding=1), None, None, gamma, beta, training=True)
+
+
+def maps(network, fakes, dtype=torch.bfloat16):
+    """Maps that kernels move for the gradients of a network of three layers, convolutions not counted."""
+    x = fakes(IMAGES, CHANNELS, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
+    layer = (fakes(CHANNELS, CHANNELS, 3, 3, dtype=dtype), fakes(CHANNELS), fakes(CHANNELS))
+    last = fakes(8, CHANNELS, 1, 1, dtype=dtype)
+
+    def loss(layers, last, x):
+        return F.conv2d(network(x, layers), last).square().sum()
+
+    lowering = lower(torch.func.grad(loss, (0, 1)), ([layer] * 3, last, x), IMAGES)
+    return lowering.num_bytes / (MAP_BYTES * dtype.itemsize / 2)
+
+
+def plain(x, layers):
+    for layer in layers:
+        x = F.relu(normalised(x, *layer))
+    return x
+
+
+def residual(x, layers):
+    for layer in layers:
+        x = F.relu(normalised(x, *layer) + x)
+    return x
+
+
+BOTHER = 8 / CHANNELS * 4
+"""Around the last convolution: its result is read, squared and summed, and its gradient written."""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_backward_pass_of_a_normalised_layer_reads_its_map_and_its_gradient(fakes, dtype):
+    # Read for the statistics, read and written to normalise; backwards both read, then both read and one written.
+    assert 3 * 8 <= maps(plain, fakes, dtype) < 3 * 8 + BOTHER
+
+
+def test_the_gradient_of_a_sum_is_written_once(fakes):
+    # The shortcut is read too. Backwards mask and both gradients become one, which the other kernels read.
+    assert 3 * 13 - 1 <= maps(residual, fakes) < 3 * 13 + BOTHER
+
+
+def test_without_it_more_is_moved(fakes, monkeypatch):
+    monkeypatch.setattr(inductor, "MAP_BYTES", float("inf"))
+    assert maps(residual, fakes) > 3 * 13 + BOTHER
+
+
+def test_logits_are_read_twice_and_their_gradient_is_written(fakes):
+    images, classes, anchors = 64, 81, 8732
+    targets = Targets(fakes(images, 4, anchors), fakes(images, anchors, dtype=torch.int64))
+    logits = fakes(images, classes, anchors, dtype=torch.bfloat16)
+
+    def loss(logits, boxes, targets):
+        return multibox_loss(boxes, logits.float(), targets).total
+
+    lowering = lower(torch.func.grad(loss), (logits, fakes(images, 4, anchors), targets), images)
+    assert 3 <= lowering.num_bytes / (2 * logits.numel()) < 3.6
+
+
+def test_levels_stay_bytes_between_changes_of_colour(fakes):
+    layout = Batch.layout(64, 8).values()
+    batch = Batch(*(fakes(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype) for shape, dtype in layout))
+    lowering = lower(lambda batch: augment(batch, AugmentConfig(), torch.float32)[0].bfloat16(), (batch,), 64)
+    # Six blends read them for the mean and once more, and write them; hue has maps of float32 besides.
+    assert lowering.num_bytes < 50 * batch.images.numel()
