@@ -40,8 +40,11 @@ def prepare_inductor() -> None:
     count_reads = storage_box.should_realize_on_reuse
 
     def should_realize_on_reuse(box: InductorBox, users: int, **options: Any) -> bool:
-        is_map = isinstance(box.data, ir.Pointwise) and not ir.is_cpu(box.data) and _num_bytes(box) > MAP_BYTES
-        return users > 1 and pays_to_write(box) if is_map else count_reads(box, users, **options)
+        if users < 2 or not isinstance(box.data, ir.Pointwise) or ir.is_cpu(box.data):
+            return count_reads(box, users, **options)
+        if _is_gathered(box):
+            return True
+        return pays_to_write(box) if _num_bytes(box) > MAP_BYTES else count_reads(box, users, **options)
 
     class Passes(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
@@ -85,6 +88,14 @@ def _is_summed(node: fx.Node, steps: int = 2) -> bool:
     if node.target == torch.ops.aten.sum.dim_IntList:
         return True
     return steps > 0 and len(node.users) == 1 and any(_is_summed(user, steps - 1) for user in node.users)
+
+
+def _is_gathered(box: InductorBox) -> bool:
+    """Whether a result is read from where an index says.
+
+    torch 2.13 may read it in one of a kernel's loops and use it in the next, where Triton does not know it.
+    """
+    return any(access.is_indirect() for access in box.data.get_reads())
 
 
 def _num_bytes(box: InductorBox) -> int:

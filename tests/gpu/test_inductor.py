@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from ssd_graph import inductor
 from ssd_graph.augment import augment
 from ssd_graph.config import AugmentConfig
-from ssd_graph.gpu.lower import lower
+from ssd_graph.gpu.lower import lower, lower_step
+from ssd_graph.gpu.machine_code import assemble
 from ssd_graph.loader import Batch
 from ssd_graph.loss import multibox_loss
 from ssd_graph.matcher import Targets
@@ -94,3 +95,9 @@ def test_levels_stay_bytes_between_changes_of_colour(fakes):
     lowering = lower(lambda batch: augment(batch, AugmentConfig(), torch.float32)[0].bfloat16(), (batch,), 64)
     # Six blends read them for the mean and once more, and write them; hue has maps of float32 besides.
     assert lowering.num_bytes < 50 * batch.images.numel()
+
+
+@pytest.mark.slow
+def test_every_kernel_of_a_large_batch_becomes_machine_code():
+    """What was gathered in one loop of a kernel and used in another was not known to Triton at this size only."""
+    assert assemble(lower_step("ssd300-r34", 128, "bf16").code).binaries
