@@ -232,7 +232,7 @@ def kinds(blends):
     """What each slot does: b(lack), m(ean luma), l(uma), or - for nothing."""
     names = []
     for factor, luma, mean in blends.tolist():
-        names.append("-" if (factor, luma, mean) == (1, 0, 0) else "l" if luma else "m" if mean else "b")
+        names.append("-" if factor == 1 else "l" if luma else "m" if mean else "b")
     return "".join(names)
 
 
