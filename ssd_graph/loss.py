@@ -37,7 +37,7 @@ def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets
     positive = (targets.labels > 0).to(class_logits.dtype)  # [N, A]
     num_positive = positive.sum(1)  # [N]
     # A masked sum, exact since all terms but one are zero: the backward pass of indexing or gathering is a scatter
-    # into zeros, which no compiler fuses with what follows.
+    # into zeros, which inductor does not fuse with what follows.
     classes = torch.arange(class_logits.shape[1], device=class_logits.device)[:, None]
     wanted = classes == targets.labels[:, None]  # [N, C, A]
     cross_entropy = -torch.where(wanted, class_logits.log_softmax(1), 0.0).sum(1)  # [N, A]
