@@ -32,8 +32,9 @@ test-npu: $(NPU_VENV)/.installed-npu
 fuzz: $(VENV)/.installed-dev
 	$(RUN) -m tests.fuzz
 
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),$(NPU_VENV)/.installed-npu)
 	$(RUN) -m pytest -m slow --timeout 3600
+	test ! -d $(NPU_VENV) || $(NPU_VENV)/bin/python -m pytest -m slow --timeout 3600 tests/npu
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

@@ -82,8 +82,18 @@ def _whole(numbers: Tensor) -> Tensor:
 
 
 def _shift_hue(levels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue by `turns` [N, 1, 1, 1] in Pillow's HSV, whose hue and saturation are whole numbers to 255."""
-    red, green, blue = levels.float().split((1, 1, 1), 1)
+    """Turn the hue by `turns` [N, 1, 1, 1], in Pillow's HSV."""
+    hue, saturation, value = _to_hsv(levels)
+    shifted = hue.float() + (turns * 255.0).int().float()
+    # Each channel is `value` less a trapezoid of the hue whose top lies two sixths from the other channels'.
+    position = (shifted.remainder(256.0) * (6.0 / 255.0) + _channels((5.0, 3.0, 1.0), shifted)).remainder(6.0)
+    fraction = torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
+    return (value.float() * (1.0 - saturation.float() / 255.0 * fraction) + 0.5).to(torch.uint8)
+
+
+def _to_hsv(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue, saturation and value of RGB levels [N, 3, H, W], each uint8 [N, 1, H, W]."""
+    red, green, blue = (plane.float() for plane in levels.split((1, 1, 1), 1))
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = chroma.clamp(min=1.0)
@@ -92,9 +102,5 @@ def _shift_hue(levels: Tensor, turns: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
     )
-    hue = (sixths.remainder(6.0) * 42.5).floor() + (turns * 255.0).int().float()
-    saturation = (chroma * 255.0 / value.clamp(min=1.0)).floor()
-    # Each channel is `value` less a trapezoid of the hue whose top lies two sixths from the other channels'.
-    position = (hue.remainder(256.0) * (6.0 / 255.0) + _channels((5.0, 3.0, 1.0), hue)).remainder(6.0)
-    fraction = torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
-    return (value * (1.0 - saturation / 255.0 * fraction) + 0.5).to(torch.uint8)
+    hue, saturation = sixths.remainder(6.0) * 42.5, chroma * 255.0 / value.clamp(min=1.0)
+    return hue.to(torch.uint8), saturation.to(torch.uint8), value.to(torch.uint8)

@@ -142,7 +142,11 @@ def test_the_step_is_large_enough_to_tell():
     ("right", "wrong"),
     [
         ("tl.full([1], 1e-05, tl.float32)", "tl.full([1], 1e-03, tl.float32)"),  # batch normalisation's epsilon
-        ("tl.full([1], 0.587005615234375, tl.float32)", "tl.full([1], 0.5, tl.float32)"),  # the green part of luma
+        pytest.param(
+            "tl.full([1], 0.587005615234375, tl.float32)",  # the green part of luma
+            "tl.full([1], 0.5, tl.float32)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_wrong_number_in_a_kernel_is_found(right, wrong):
@@ -151,6 +155,7 @@ def test_a_wrong_number_in_a_kernel_is_found(right, wrong):
     assert not agrees(nano, nano.lowering.code.replace(right, wrong))
 
 
+@pytest.mark.slow
 def test_every_kernel_becomes_machine_code():
     nano = case("ssd300-nano", "bf16")
     machine_code = assemble(nano.lowering.code)

@@ -19,8 +19,13 @@ from tests.test_step import make_batch
 
 SOCS = tuple(SOC_NAMES)
 NUM_CLASSES = 7
-TOLERANCES = {"off": 1e-4, "bf16": 5e-2, "fp16": 2e-2}
-"""Of `worst_errors`. Replay's batch normalisation sums in float32, where the CPU's rounds to half precision."""
+GRADIENT_TOLERANCES = {"off": 1e-4, "bf16": 5e-2, "fp16": 2e-2}
+"""Of `worst_errors`. Replay's batch normalisation sums gradients in float32, where the CPU's rounds to half precision.
+
+Eager's own momentum is 0.34 from float64 in both: a comparison with that would find less.
+"""
+
+FORWARD_TOLERANCE = 1e-6
 
 
 @dataclass
@@ -72,15 +77,24 @@ def agrees(case, amp, soc, graph=None):
     metrics, state = replayed(case, soc, graph)
     errors = errors_of(case, metrics, state)
     print(soc, errors)
-    return max(errors.values()) < TOLERANCES[amp] and all(
-        torch.equal(getattr(state, name), getattr(case.after, name)) for name in ("num_skipped", "skip_streak")
+    return (
+        max(errors["metrics"], errors["bn_statistics"]) < FORWARD_TOLERANCE
+        and max(errors["parameters"], errors["momentum"]) < GRADIENT_TOLERANCES[amp]
+        and all(torch.equal(getattr(state, name), getattr(case.after, name)) for name in ("num_skipped", "skip_streak"))
     )
 
 
 @pytest.mark.parametrize("soc", SOCS)
 @pytest.mark.parametrize(
     ("preset", "amp"),
-    [("ssd300-nano", "off"), ("ssd300-nano", "bf16"), ("ssd300-r34", "off"), ("ssd300-r34", "fp16")],
+    [
+        ("ssd300-nano", "off"),
+        ("ssd300-nano", "bf16"),
+        ("ssd300-nano", "fp16"),
+        ("ssd300-r34", "off"),
+        pytest.param("ssd300-r34", "fp16", marks=pytest.mark.slow),  # minutes on a CPU without arithmetic of fp16
+        pytest.param("ssd300-r34", "bf16", marks=pytest.mark.slow),
+    ],
 )
 def test_the_graph_computes_the_step(preset, amp, soc):
     assert case(preset, amp).metrics.num_positive > 10
@@ -106,7 +120,7 @@ def test_replay_serves_as_the_runner_of_a_capture():
         return returned
 
     capture(nano.step, (state, *rest), runner=runner)
-    assert max(errors_of(nano, Metrics(*returned), state).values()) < TOLERANCES["off"]
+    assert max(errors_of(nano, Metrics(*returned), state).values()) < GRADIENT_TOLERANCES["off"]
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
@@ -121,7 +135,7 @@ def test_the_graph_computes_the_inference(amp):
         for soc in SOCS:
             for ours, theirs in zip(replay(soc)(graph, inputs), expected, strict=True):
                 assert ours.dtype == theirs.dtype == torch.float32
-                assert error(ours, theirs) < TOLERANCES[amp]
+                assert error(ours, theirs) < FORWARD_TOLERANCE
         return expected
 
     assert len(capture(predict, args, SOCS, runner=runner)[0]) == 1
