@@ -11,8 +11,9 @@ NPU_VENV ?= .venv-npu
 TORCH := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-# As many tests at once as there are cores, each with one thread; a file's tests share what they train.
-PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile
+# As many tests at once as there are cores, each with one thread; a file's tests share what they train. Not reordered:
+# files with the fewest tests would come last, which are the slowest, and one core would wait for the other.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo fuzz environments test test-npu test-slow lint format docs clean
 
