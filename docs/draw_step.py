@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 
-from ssd_graph.tracing import stage, traceable_step
+from ssd_graph.compilers.tracing import stage, traceable_step
 
 PICTURE = Path(__file__).parent / "pictures" / "step.svg"
 BATCH_SIZE, WORLD_SIZE = 32, 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from ssd_graph.shapes import write_shapes
+from ssd_graph.data.shapes import write_shapes
 
 settings.register_profile("ssd_graph", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("ssd_graph")
@@ -33,7 +33,7 @@ def shared():
 @pytest.fixture(scope="session")
 def trained(tiny_coco, tmp_path_factory):
     """The folder of a six-step run of ssd300-nano on tiny_coco: last.pth, best.pth, metrics.jsonl, model.onnx."""
-    from ssd_graph.checkpoint import load_checkpoint
+    from ssd_graph.checkpoints.checkpoint import load_checkpoint
     from ssd_graph.config import EvalConfig
     from ssd_graph.onnx_model.export import export_onnx, sample_images
 
@@ -47,8 +47,8 @@ def trained(tiny_coco, tmp_path_factory):
 def overfitted(shared, tmp_path_factory):
     """A folder with ssd300-nano trained for 130 steps on eight real images without augmentation, and its data."""
     from ssd_graph.config import NO_AUGMENT, RECIPES
-    from ssd_graph.options import TrainOptions
-    from ssd_graph.train import train
+    from ssd_graph.training.options import TrainOptions
+    from ssd_graph.training.train import train
 
     out = tmp_path_factory.mktemp("overfitted")
     real_subset(shared / "coco_mini", out / "data", num_images=8)
@@ -85,8 +85,8 @@ def real_subset(coco, root, num_images):
 def train_tiny(data, out, **changes):
     """Train ssd300-nano in this process, uncompiled."""
     from ssd_graph.config import RECIPES
-    from ssd_graph.options import TrainOptions
-    from ssd_graph.train import train
+    from ssd_graph.training.options import TrainOptions
+    from ssd_graph.training.train import train
 
     recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, evaluation_epochs=tuple(range(1, 50)))
     options = TrainOptions(data=str(data), preset="ssd300-nano", recipe=recipe, backend="eager", print_every=2, out=out)

@@ -5,7 +5,8 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).parent.parent
+from tests import REPOSITORY
+
 PAGES = sorted(
     [*(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *REPOSITORY.glob("docs/*.md")]
 )

@@ -3,7 +3,7 @@
 import torch
 from torch.linalg import vector_norm
 
-from ssd_graph.model import SSD300
+from ssd_graph.graph.model import SSD300
 
 
 def clone(tensors):

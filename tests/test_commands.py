@@ -4,15 +4,14 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 
-from ssd_graph.coco import load_split
+from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
+from tests import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 TRAIN, EXPORT, EVALUATE, PREDICT = (
     REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py", "tools/predict_onnx.py")
 )

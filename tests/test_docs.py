@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import pytest
 
-from ssd_graph.coco80 import COCO80
-from tests import markdown
-from tests.markdown import PAGES, REPOSITORY
-from tests.test_published import network, saved
+from ssd_graph.data.coco80 import COCO80
+from tests import REPOSITORY, markdown
+from tests.checkpoints.test_published import network, saved
+from tests.markdown import PAGES
 
 ONLY_PARSED = {
     "needs NPUs or GPUs": r"--[ng]pus\b",

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests import markdown
-from tests.markdown import PAGES, REPOSITORY
+from tests import REPOSITORY, markdown
+from tests.markdown import PAGES
 
 TOP = ("ssd_graph", "tests", "tools", "export", "docs", ".ci")
 

@@ -5,16 +5,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
 import ssd_graph
+from tests import REPOSITORY
 
 pytest.importorskip("build")
 
-REPOSITORY = Path(__file__).parent.parent
 NOT_SOURCES = (".*", "*.egg-info", "__pycache__", "build", "coco", "demo", "dist", "runs", "*.pth", "*.onnx")
 COMMANDS = ("train", "export", "eval", "eval-graph", "predict", "compare", "convert", "check-coco", "download-coco")
 

@@ -3,24 +3,22 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ssd_graph.checkpoint import load_checkpoint
-from ssd_graph.coco import load_split
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.config import EvalConfig
-from ssd_graph.metrics import read_records
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.export import export_onnx, sample_images
 from ssd_graph.onnx_model.translate import Detector
-from ssd_graph.parity import largest_difference
-from ssd_graph.transforms import decode, preprocess
-
-REPOSITORY = Path(__file__).parent.parent
+from ssd_graph.scoring.parity import largest_difference
+from ssd_graph.training.metrics import read_records
+from tests import REPOSITORY
 
 
 def test_nano_learns_eight_real_images_by_heart(overfitted):

@@ -6,17 +6,16 @@ import subprocess
 import sys
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.data.transforms import decode
 from ssd_graph.onnx_model.evaluate import OnnxDetector
-from ssd_graph.transforms import decode
+from tests import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 SOURCES = [f for folder in ("ssd_graph", "tools", "export") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
 NETWORK = {"aiohttp", "asyncio", "ftplib", "http", "httpx", "requests", "socket", "socketserver", "ssl", "urllib"}
 UNPICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml"}
@@ -41,7 +40,7 @@ def calls(file):
 def test_only_the_downloader_knows_the_network():
     folders = {f.parent.name for f in SOURCES if NETWORK & set(imported(f))}
     assert folders == {"download"}
-    users = {f.name for f in SOURCES if f.parent.name != "download" and "ssd_graph.download" in f.read_text()}
+    users = {f.name for f in SOURCES if f.parent.name != "download" and "ssd_graph.data.download" in f.read_text()}
     assert users == {"download_coco.py"}
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from ssd_graph.config import Amp, model_config
-from ssd_graph.loader import Batch
-from ssd_graph.loss import multibox_loss
-from ssd_graph.matcher import match
-from ssd_graph.model import SSD300
-from ssd_graph.resnet import BatchNorm2d
-from ssd_graph.step import AMP_DTYPES, device_default_boxes
+from ssd_graph.data.loader import Batch
+from ssd_graph.graph.loss import multibox_loss
+from ssd_graph.graph.matcher import match
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.resnet import BatchNorm2d
+from ssd_graph.graph.step import AMP_DTYPES, device_default_boxes
 
 
 def eager_step(

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssd_graph.checkpoint import Checkpoint, load_checkpoint
+from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import positive
-from ssd_graph.coco import CocoSplit, load_split
 from ssd_graph.config import EvalConfig
-from ssd_graph.evaluate import CocoScorer, DetectionRows, detection_rows, join_rows
+from ssd_graph.data.coco import CocoSplit, load_split
+from ssd_graph.data.shapes import data_root
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import Detector
-from ssd_graph.shapes import data_root
+from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows, detection_rows, join_rows
 
 FORMS = {
     "fp32": ExportOptions(),

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssd_graph import jpeg
 from ssd_graph.bench.stages import AUGMENT, STAGES, Stages, Work
 from ssd_graph.cli import positive
-from ssd_graph.coco import DEFAULT_ROOT, CocoSplit, load_split
-from ssd_graph.loader import Loader
-from ssd_graph.resize import RESIZER
-from ssd_graph.shapes import data_root
+from ssd_graph.data import jpeg
+from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, load_split
+from ssd_graph.data.loader import Loader
+from ssd_graph.data.resize import RESIZER
+from ssd_graph.data.shapes import data_root
 
 Task = Callable[[], float]
 """Returns its images a second."""

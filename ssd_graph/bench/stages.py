@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssd_graph import jpeg
 from ssd_graph.bench.reference_pipeline import reference_sample
-from ssd_graph.coco import CocoSplit
 from ssd_graph.config import AugmentConfig
-from ssd_graph.default_boxes import default_boxes
-from ssd_graph.feed import to_device
-from ssd_graph.resize import resize_into
-from ssd_graph.samples import Batch, Samples, generator
-from ssd_graph.transforms import PixelBox, decode_part, pixel_box, preprocess, random_crop, read_file
+from ssd_graph.data import jpeg
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.resize import resize_into
+from ssd_graph.data.samples import Batch, Samples, generator
+from ssd_graph.data.transforms import PixelBox, decode_part, pixel_box, preprocess, random_crop, read_file
+from ssd_graph.graph.default_boxes import default_boxes
+from ssd_graph.training.feed import to_device
 
 STAGES = ("read", "decode", "crop", "resize", "collate", "copy")
 AUGMENT = AugmentConfig()

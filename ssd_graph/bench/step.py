@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssd_graph.backend import BACKENDS, compile_graph, keep_addresses, require_devices
 from ssd_graph.bench.baseline import eager_step
 from ssd_graph.cli import positive
+from ssd_graph.compilers.backend import BACKENDS, compile_graph, keep_addresses, require_devices
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
-from ssd_graph.distributed import World, device_of
-from ssd_graph.loader import Batch
-from ssd_graph.model import SSD300
-from ssd_graph.shapes import draw_image
-from ssd_graph.step import AMP_DTYPES, TrainStep, device_default_boxes
-from ssd_graph.transforms import draw_colour_jitter, preprocess
+from ssd_graph.data.loader import Batch
+from ssd_graph.data.shapes import draw_image
+from ssd_graph.data.transforms import draw_colour_jitter, preprocess
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.step import AMP_DTYPES, TrainStep, device_default_boxes
+from ssd_graph.training.distributed import World, device_of
 
 NUM_CLASSES = 81
 NUM_BOXES = 64

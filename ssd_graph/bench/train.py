@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from ssd_graph.backend import require_devices
 from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, seconds_of
-from ssd_graph.cache import open_cache
-from ssd_graph.coco import DEFAULT_ROOT, load_split
+from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import AugmentConfig
-from ssd_graph.distributed import World, device_of
-from ssd_graph.feed import feed
-from ssd_graph.loader import Batch, Loader
-from ssd_graph.options import default_workers
-from ssd_graph.shapes import data_root
+from ssd_graph.data.cache import open_cache
+from ssd_graph.data.coco import DEFAULT_ROOT, load_split
+from ssd_graph.data.loader import Batch, Loader
+from ssd_graph.data.shapes import data_root
+from ssd_graph.training.distributed import World, device_of
+from ssd_graph.training.feed import feed
+from ssd_graph.training.options import default_workers
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

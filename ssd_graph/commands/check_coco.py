@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
-from ssd_graph.coco import DEFAULT_ROOT, find_annotations
+from ssd_graph.data.coco import DEFAULT_ROOT, find_annotations
 
 
 @command
@@ -30,8 +30,8 @@ def main() -> int:
     parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write cleaned annotations; needs --split")
     parser.add_argument("--workers", type=positive, help="threads that decode (default: one for each core)")
     args = parser.parse_args()
-    from ssd_graph.check.folder import check_folder, refuse_input, write_cleaned
-    from ssd_graph.check.report import fix_report, report
+    from ssd_graph.data.check.folder import check_folder, refuse_input, write_cleaned
+    from ssd_graph.data.check.report import fix_report, report
 
     if args.fix and not args.split:
         raise InputError("--fix writes one file; say with --split train or --split val which to clean")

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from ssd_graph.cli import atomic_write, command, command_parser, positive
-from ssd_graph.coco import DEFAULT_ROOT
+from ssd_graph.data.coco import DEFAULT_ROOT
 
 
 @command
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every class as JSON; `-` prints it instead of the table")
     args = parser.parse_args()
-    from ssd_graph.compare import compare, load_evaluation
-    from ssd_graph.shapes import data_root
+    from ssd_graph.data.shapes import data_root
+    from ssd_graph.scoring.compare import compare, load_evaluation
 
     a, b = load_evaluation(args.a), load_evaluation(args.b)
     comparison = compare(a, b, data_root(args.data), args.resamples, args.seed)

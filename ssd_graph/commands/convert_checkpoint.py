@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.resolve() == args.checkpoint.resolve():
         raise InputError(f"{args.out} is the checkpoint itself; name another file with --out")
-    from ssd_graph.convert import export_published, import_published
+    from ssd_graph.checkpoints.convert import export_published, import_published
 
     if args.to == "ssd_graph":
         model = import_published(args.checkpoint, args.out, args.data).model

@@ -16,8 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser
-from ssd_graph.coco import DEFAULT_ROOT
-from ssd_graph.download.coco import ANNOTATIONS, MIRROR, TRAIN, VAL, download_coco
+from ssd_graph.data.coco import DEFAULT_ROOT
+from ssd_graph.data.download.coco import ANNOTATIONS, MIRROR, TRAIN, VAL, download_coco
 
 
 @command

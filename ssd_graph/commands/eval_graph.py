@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
-from ssd_graph.coco import DEFAULT_ROOT
+from ssd_graph.data.coco import DEFAULT_ROOT
 
 
 @command
@@ -32,7 +32,7 @@ def main() -> None:
     device.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
     device.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
     args = parser.parse_args()
-    from ssd_graph.graph_eval import GraphEvalOptions, print_scores
+    from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
     print_scores(
         GraphEvalOptions(

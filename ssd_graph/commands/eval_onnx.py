@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
-from ssd_graph.coco import DEFAULT_ROOT
+from ssd_graph.data.coco import DEFAULT_ROOT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Read the flags, evaluate, and write or compare the results."""
     args = parser().parse_args()
-    from ssd_graph.coco import load_split
+    from ssd_graph.data.coco import load_split
+    from ssd_graph.data.shapes import data_root
     from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
     from ssd_graph.onnx_model.reproduce import compare, load_recorded
-    from ssd_graph.shapes import data_root
 
     recorded = load_recorded(args.verify) if args.verify else None
     settings = recorded.settings() if recorded else RunSettings()

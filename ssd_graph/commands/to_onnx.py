@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Read the flags and export."""
     args = parser().parse_args()
-    from ssd_graph.checkpoint import load_checkpoint
+    from ssd_graph.checkpoints.checkpoint import load_checkpoint
     from ssd_graph.config import EvalConfig
     from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 

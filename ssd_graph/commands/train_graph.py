@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
-from ssd_graph.coco import DEFAULT_ROOT
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Recipe, epochs_every
-from ssd_graph.options import TrainOptions, default_workers
+from ssd_graph.data.coco import DEFAULT_ROOT
+from ssd_graph.training.options import TrainOptions, default_workers
 
 
 def loss_scale(text: str) -> float | str:
@@ -129,7 +129,7 @@ def main() -> None:
     if args.eval_only:
         if args.checkpoint is None:
             raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
-        from ssd_graph.graph_eval import GraphEvalOptions, print_scores
+        from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
         print_scores(GraphEvalOptions(checkpoint=args.checkpoint, batch_size=recipe.batch_size, **where))
         return
@@ -155,6 +155,6 @@ def main() -> None:
         mlperf_log=args.mlperf_log,
         **where,
     )
-    from ssd_graph.train import train  # imports torch, which --help need not wait for
+    from ssd_graph.training.train import train  # imports torch, which --help need not wait for
 
     train(options)

@@ -13,8 +13,8 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.utils.flop_counter import flop_registry
 
+from ssd_graph.compilers.tracing import stage
 from ssd_graph.gpu.stand_in import GPU
-from ssd_graph.tracing import stage
 
 BYTES_PER_SECOND, FLOPS = 3.0e12, 798e12
 """What an H100 80GB HBM3 was measured at: a copy on the device, read and write counted; a product of bf16 matrices

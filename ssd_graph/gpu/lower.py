@@ -14,12 +14,12 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from ssd_graph.backend import DEVICES, keep_addresses
+from ssd_graph.compilers.backend import DEVICES, keep_addresses
+from ssd_graph.compilers.inductor import prepare_inductor
+from ssd_graph.compilers.tracing import traceable_step
 from ssd_graph.config import Amp
 from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.stand_in import require_compiler, stand_in
-from ssd_graph.inductor import prepare_inductor
-from ssd_graph.tracing import traceable_step
 
 Runner = Callable[[str, Sequence[Tensor]], Sequence[Tensor]]
 """Computes a graph's outputs from inductor's code and the graph's inputs, in place of a GPU."""

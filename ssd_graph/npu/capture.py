@@ -22,9 +22,9 @@ from torch import Tensor, fx
 from torch._dynamo.exc import Unsupported
 from torch.utils import _pytree as pytree
 
-from ssd_graph.converters import register_converters
+from ssd_graph.compilers.converters import register_converters
+from ssd_graph.compilers.tracing import source_line
 from ssd_graph.npu.stand_in import load_stand_in
-from ssd_graph.tracing import source_line
 
 Torchair = Any
 """An object of torchair, which has no annotations that would hold without a device."""

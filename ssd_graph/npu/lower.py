@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from ssd_graph.compilers.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fake, traceable_step
 from ssd_graph.config import IMAGE_SIZE, Amp, model_config
+from ssd_graph.graph.step import Predict
 from ssd_graph.npu.capture import Soc, capture
 from ssd_graph.npu.statistics import Lowering
-from ssd_graph.step import Predict
-from ssd_graph.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fake, traceable_step
 
 
 def lower_step(

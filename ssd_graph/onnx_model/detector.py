@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
-from ssd_graph.coco import Categories
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
-from ssd_graph.default_boxes import default_boxes
+from ssd_graph.data.coco import Categories
+from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.onnx_model import raw
 from ssd_graph.onnx_model.providers import Session, open_session, reason_of
 

@@ -18,8 +18,12 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.coco import CocoSplit
-from ssd_graph.evaluate import (
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.machine import processor, versions
+from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
+from ssd_graph.scoring.evaluate import (
     CocoScorer,
     CocoScores,
     DetectionRows,
@@ -28,11 +32,7 @@ from ssd_graph.evaluate import (
     join_rows,
     sha256_of,
 )
-from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.machine import processor, versions
-from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
-from ssd_graph.scorers import SCORERS
-from ssd_graph.transforms import decode, preprocess
+from ssd_graph.scoring.scorers import SCORERS
 
 _BATCHES_AHEAD = 3
 

@@ -24,16 +24,16 @@ import onnxruntime
 import torch
 
 import ssd_graph
-from ssd_graph.checkpoint import Checkpoint
+from ssd_graph.checkpoints.checkpoint import Checkpoint
 from ssd_graph.cli import InputError, atomic_write
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
+from ssd_graph.data.shapes import draw_image
+from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
 from ssd_graph.onnx_model.quantize import QuantConfig, quantise
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import Detector, translate
-from ssd_graph.parity import signal_to_noise, unexplained
-from ssd_graph.shapes import draw_image
-from ssd_graph.transforms import decode, preprocess
+from ssd_graph.scoring.parity import signal_to_noise, unexplained
 
 OPSET = 18
 """Of detectors: old enough for CANN's and TensorRT's converters."""

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ssd_graph.cli import InputError, atomic_write
-from ssd_graph.draw import draw_detections
+from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.transforms import decode, preprocess
+from ssd_graph.onnx_model.draw import draw_detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 

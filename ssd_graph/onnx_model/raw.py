@@ -8,7 +8,7 @@ import numpy as np
 
 from ssd_graph.boxes import cxcywh_to_xyxy
 from ssd_graph.config import PIXEL_MEAN, PIXEL_STD, EvalConfig
-from ssd_graph.default_boxes import decode, default_boxes
+from ssd_graph.graph.default_boxes import decode, default_boxes
 
 
 def network_input(images: np.ndarray) -> np.ndarray:

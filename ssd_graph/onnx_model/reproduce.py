@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
-from ssd_graph.evaluate import STAT_NAMES, DetectionRows, load_detections
 from ssd_graph.onnx_model.evaluate import OnnxResult, RunSettings
-from ssd_graph.summary import read_summary
+from ssd_graph.scoring.evaluate import STAT_NAMES, DetectionRows, load_detections
+from ssd_graph.scoring.summary import read_summary
 
 SAME_NUMBERS = 1e-6
 """Largest difference of any of the twelve numbers that still counts as the same."""

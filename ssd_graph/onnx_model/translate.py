@@ -13,12 +13,12 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from ssd_graph.augment import normalise
-from ssd_graph.checkpoint import Checkpoint
+from ssd_graph.checkpoints.checkpoint import Checkpoint
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
-from ssd_graph.model import SSD300
+from ssd_graph.graph.augment import normalise
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.postprocess import Detections, Postprocess
 from ssd_graph.onnx_model.graph import strip_traces
-from ssd_graph.postprocess import Detections, Postprocess
 
 OLDEST_OPSET = 18
 """That torch's exporter writes."""

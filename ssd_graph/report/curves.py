@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_graph.diagnosis import NO_OBJECT, Matches, Sweep
-from ssd_graph.evaluate import CocoScores
-from ssd_graph.metrics import read_records
 from ssd_graph.report.charts import Axis, Line, Mark, chart, outline
+from ssd_graph.scoring.diagnosis import NO_OBJECT, Matches, Sweep
+from ssd_graph.scoring.evaluate import CocoScores
+from ssd_graph.training.metrics import read_records
 
 NUM_CLASSES = 3
 """Classes with the best curves that are shown, and as many with the worst."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd_graph.coco import CocoSplit
-from ssd_graph.diagnosis import Matches, Outcome, f1_of, image_counts
-from ssd_graph.transforms import decode
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.transforms import decode
+from ssd_graph.scoring.diagnosis import Matches, Outcome, f1_of, image_counts
 
 MAX_SIDE = 640
 MAX_BYTES = 110_000

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from ssd_graph.bench.export import FORMS, accuracy, add_flags, run, speed
-from ssd_graph.checkpoint import load_checkpoint
-from ssd_graph.coco import load_split
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.data.coco import load_split
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,16 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-from ssd_graph import jpeg
 from ssd_graph.bench import pipeline
 from ssd_graph.bench.pipeline import measure_input
-from ssd_graph.coco import load_split
+from ssd_graph.data import jpeg
+from ssd_graph.data.coco import load_split
+from tests import REPOSITORY
 
-TOOL = Path(__file__).parents[2] / "tools" / "bench.py"
+TOOL = REPOSITORY / "tools" / "bench.py"
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,13 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from ssd_graph.bench import step
 from ssd_graph.bench.step import matmul_tflops, train_flops_per_image
-
-REPOSITORY = Path(__file__).parents[2]
+from tests import REPOSITORY
 
 
 def test_training_costs_what_the_reference_figures_say():

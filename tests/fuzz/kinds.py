@@ -7,16 +7,16 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.coco import load_split
 from ssd_graph.commands import check_coco, compare, convert_checkpoint, eval_onnx, predict_onnx
 from ssd_graph.config import AugmentConfig
-from ssd_graph.evaluate import CocoScorer, load_detections
-from ssd_graph.loader import Loader
-from ssd_graph.model import SSD300
-from ssd_graph.state import StateLayout
-from ssd_graph.transforms import decode, preprocess
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.loader import Loader
+from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.state import StateLayout
+from ssd_graph.scoring.evaluate import CocoScorer, load_detections
 from tests.conftest import train_tiny
 from tests.fuzz import material
 from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights

@@ -10,13 +10,13 @@ import onnx
 import torch
 from PIL import Image
 
-from ssd_graph.checkpoint import load_checkpoint
-from ssd_graph.coco import load_split
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.convert import export_published
 from ssd_graph.config import EvalConfig
-from ssd_graph.convert import export_published
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.shapes import write_shapes
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
-from ssd_graph.shapes import write_shapes
 from tests.conftest import train_tiny
 
 

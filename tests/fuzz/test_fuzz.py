@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from ssd_graph.cli import InputError
+from tests import REPOSITORY
 from tests.fuzz import cases
 from tests.fuzz.cases import run_case
 from tests.fuzz.kinds import KINDS, Kind
-
-REPOSITORY = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from ssd_graph.backend import keep_addresses
 from ssd_graph.bench.step import train_flops_per_image
 from ssd_graph.cli import InputError
 from ssd_graph.commands import lower_gpu
+from ssd_graph.compilers.backend import keep_addresses
 from ssd_graph.gpu import stand_in
 from ssd_graph.gpu.lower import lower, lower_step
 

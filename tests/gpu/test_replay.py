@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssd_graph import inductor
-from ssd_graph.backend import keep_addresses
+from ssd_graph.compilers import inductor
+from ssd_graph.compilers.backend import keep_addresses
 from ssd_graph.config import RECIPES, model_config
 from ssd_graph.gpu.kernels import Lowering
 from ssd_graph.gpu.lower import lower
 from ssd_graph.gpu.machine_code import assemble
 from ssd_graph.gpu.replay import UnknownKernel, replay
-from ssd_graph.state import TrainState
-from ssd_graph.step import Metrics, TrainStep, device_default_boxes
+from ssd_graph.graph.state import TrainState
+from ssd_graph.graph.step import Metrics, TrainStep, device_default_boxes
+from tests.graph.test_step import make_batch
 from tests.step_errors import clone, positions, start, worst_errors
-from tests.test_step import make_batch
 
 pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
 from triton.runtime.errors import InterpreterError

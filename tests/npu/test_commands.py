@@ -3,11 +3,10 @@
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent.parent
+from tests import REPOSITORY
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch_npu") is None, reason="torch_npu is not installed in this environment"
@@ -49,8 +48,8 @@ def test_training_export_and_scoring_on_the_cpu_work_beside_torch_npu(tiny_coco,
 
 
 def test_a_torch_npu_of_another_release_is_named(monkeypatch):
-    from ssd_graph import backend
     from ssd_graph.cli import InputError
+    from ssd_graph.compilers import backend
 
     monkeypatch.setattr(backend, "version", lambda package: "2.9.0.post1")
     with pytest.raises(InputError, match=r"torch_npu 2\.9\.0\.post1 does not pair with torch 2"):

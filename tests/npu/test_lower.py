@@ -14,15 +14,15 @@ from ssd_graph.cli import InputError
 from ssd_graph.npu import stand_in
 from ssd_graph.npu.capture import SOC_NAMES, capture
 from ssd_graph.npu.lower import lower, lower_predict_for, lower_step_for
+from tests import REPOSITORY
 
-TOOL = Path(__file__).parents[2] / "tools" / "lower_npu.py"
+TOOL = REPOSITORY / "tools" / "lower_npu.py"
 
 SOCS = tuple(SOC_NAMES)
 
 NUM_STATISTICS = 9856
 """Running means and variances of ssd300-r34."""
 
-REPOSITORY = Path(__file__).parents[2]
 
 MAX_COMPUTE_OPS = {"a2": 949, "950": 917}
 """Of the r34 step in fp16 with eight ranks; when it falls, lower the bound with it."""
@@ -76,8 +76,10 @@ def test_the_statistics_add_up():
     assert lowering.weight_bytes == 4 * lowering.num_parameters
     assert lowering.ge_ops.total() == sum(len(graph.op) for graph in lowering.graphs)
     assert lowering.sources.total() == lowering.ge_ops.total()
-    places = [place for op, place in lowering.sources if op == "SplitV" and place.startswith("ssd_graph/state.py:")]
-    lines = (REPOSITORY / "ssd_graph/state.py").read_text().splitlines()
+    places = [
+        place for op, place in lowering.sources if op == "SplitV" and place.startswith("ssd_graph/graph/state.py:")
+    ]
+    lines = (REPOSITORY / "ssd_graph/graph/state.py").read_text().splitlines()
     assert places
     assert all(".split(" in lines[int(place.partition(":")[2]) - 1] for place in places)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from ssd_graph.config import RECIPES, model_config
+from ssd_graph.graph.state import TrainState
+from ssd_graph.graph.step import Metrics, Predict, TrainStep, device_default_boxes
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, GeGraph, capture
 from ssd_graph.npu.lower import lower_predict_for, lower_step_for
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
-from ssd_graph.state import TrainState
-from ssd_graph.step import Metrics, Predict, TrainStep, device_default_boxes
+from tests.graph.test_step import make_batch
 from tests.step_errors import clone, error, positions, start, worst_errors
-from tests.test_step import make_batch
 
 SOCS = tuple(SOC_NAMES)
 NUM_CLASSES = 7

@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.coco import load_split
 from ssd_graph.config import EvalConfig
-from ssd_graph.evaluate import STAT_NAMES, load_detections
-from ssd_graph.metrics import read_records
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
-from ssd_graph.transforms import decode, preprocess
+from ssd_graph.scoring.evaluate import STAT_NAMES, load_detections
+from ssd_graph.training.metrics import read_records
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,15 @@ import onnxruntime
 import pytest
 import torch
 
-from ssd_graph.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import EvalConfig
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import Detector
-from ssd_graph.parity import largest_difference
+from ssd_graph.scoring.parity import largest_difference
+from tests import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_exporting_twice_gives_the_same_bytes(trained, checkpoint, tmp_path):
 @pytest.mark.parametrize("flags", [("--raw", "--half", "--batch", "2"), ("--int8", "--calibration", "IMAGES")])
 def test_another_process_with_another_hash_seed_gives_the_same_bytes(trained, tiny_coco, tmp_path, flags):
     flags = [str(tiny_coco / "train2017") if f == "IMAGES" else f for f in flags]
-    script = Path(__file__).parents[2] / "export/to_onnx.py"
+    script = REPOSITORY / "export/to_onnx.py"
     for seed in ("1", "2"):
         command = [sys.executable, script, trained / "last.pth", "--out", tmp_path / seed, *flags]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})

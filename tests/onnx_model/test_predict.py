@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.predict import find_images, predict
-from ssd_graph.transforms import decode, preprocess
 
 LEAST = 0.06
 

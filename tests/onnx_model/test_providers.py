@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import onnxruntime
 import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.providers import AUTO, PROVIDERS, open_session
+from tests import REPOSITORY
 
 HERE = onnxruntime.get_available_providers()
 
@@ -56,8 +56,8 @@ def test_onnxruntimes_silent_fallback_is_refused(trained, tiny_coco, tmp_path, p
     command = ["tools/eval_onnx.py", trained / "model.onnx", "--data", tiny_coco, "--out", tmp_path]
     done = subprocess.run(
         [os.environ["SSD_GRAPH_ORT_GPU"], *map(str, command), "--provider", provider],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,

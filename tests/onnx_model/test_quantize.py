@@ -8,7 +8,7 @@ import pytest
 from ssd_graph.onnx_model.export import sample_images
 from ssd_graph.onnx_model.graph import network_outputs, tapped
 from ssd_graph.onnx_model.quantize import QuantConfig, quantise
-from ssd_graph.parity import signal_to_noise
+from ssd_graph.scoring.parity import signal_to_noise
 
 IMAGES = sample_images(None, 3)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_graph.augment import normalise
 from ssd_graph.config import EvalConfig
+from ssd_graph.graph.augment import normalise
+from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.onnx_model import raw
-from ssd_graph.parity import largest_difference
-from ssd_graph.postprocess import Postprocess
+from ssd_graph.scoring.parity import largest_difference
 
 IDS = (1, 4, 9)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_graph.coco import load_split
-from ssd_graph.evaluate import CocoScorer, DetectionRows, join_rows
+from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report import write_report
+from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows, join_rows
 
 TRAINING = "".join(
     json.dumps(record) + "\n"

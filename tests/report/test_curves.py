@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from ssd_graph.coco import load_split
-from ssd_graph.diagnosis import match, sweep
-from ssd_graph.evaluate import CocoScorer
+from ssd_graph.data.coco import load_split
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
+from ssd_graph.scoring.diagnosis import match, sweep
+from ssd_graph.scoring.evaluate import CocoScorer
 from tests.report.conftest import made_detections, true_detections
 
 

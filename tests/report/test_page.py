@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
-from ssd_graph.coco import load_split
-from ssd_graph.evaluate import STAT_NAMES, DetectionRows
+from ssd_graph.data.coco import load_split
 from ssd_graph.report import write_report
+from ssd_graph.scoring.evaluate import STAT_NAMES, DetectionRows
 from tests.report.conftest import as_result, made_detections, small_split, without_detections
 
 VOID = {"meta", "img"}

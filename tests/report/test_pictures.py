@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssd_graph.coco import load_split
-from ssd_graph.diagnosis import f1_of, image_counts, match, outcome
-from ssd_graph.evaluate import CocoScorer
+from ssd_graph.data.coco import load_split
 from ssd_graph.report.pictures import MAX_BYTES, MAX_SIDE, Box, label_spots, picture, ranked_images
+from ssd_graph.scoring.diagnosis import f1_of, image_counts, match, outcome
+from ssd_graph.scoring.evaluate import CocoScorer
 from tests.report.conftest import made_detections, small_split, without_detections
-from tests.test_evaluate import rows_of
+from tests.scoring.test_evaluate import rows_of
 
 
 def diagnosed(split, rows, threshold=0.3):

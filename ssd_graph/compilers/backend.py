@@ -1,0 +1,177 @@
+"""From devices to compilers: what a device needs, which backend compiles for it, and what is refused and why."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, TypeVar, cast
+
+import torch
+
+from ssd_graph.cli import InputError
+from ssd_graph.compilers.converters import register_converters
+from ssd_graph.compilers.inductor import prepare_inductor
+from ssd_graph.config import Amp
+
+BACKENDS = (
+    "eager",
+    "aot_eager",
+    "inductor",
+    "inductor:reduce-overhead",
+    "inductor:max-autotune",
+    "inductor:max-autotune-no-cudagraphs",
+    "torchair",
+)
+"""`eager` runs the step uncompiled; the others capture it as one static graph first. Behind inductor's colon is
+torch.compile's mode."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""From glibc's malloc.h."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKind:
+    """What goes with a kind of device unless the user says otherwise."""
+
+    type: str
+    """torch's device type."""
+    backend: str
+    amp: Amp
+    collectives: str
+    """torch.distributed's backend."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of the images that enter the network in training."""
+
+
+DEVICES = {
+    "cpu": DeviceKind("cpu", "aot_eager", "off", "gloo"),
+    # cuDNN's convolutions are channels_last. Inductor would turn the forward pass's maps to that by itself, and keep
+    # a copy of each in the other format, from which cuDNN would turn them again in the backward pass.
+    "gpu": DeviceKind("cuda", "inductor", "bf16", "nccl", torch.channels_last),
+    "npu": DeviceKind("npu", "torchair", "fp16", "hccl"),
+}
+
+
+def require_devices(kind: str, count: int) -> DeviceKind:
+    """Check that this machine has `count` devices of a kind of DEVICES.
+
+    Raises:
+        InputError: it has not; the message says what to install or which flag to give instead.
+    """
+    if count < 1:
+        raise InputError(f"--{kind}s {count}: give at least 1")
+    available = {"cpu": lambda: count, "gpu": _count_gpus, "npu": _count_npus}[kind]()
+    if available < count:
+        raise InputError(
+            f"--{kind}s {count}: this machine shows {available}; give --{kind}s {available}"
+            if available
+            else f"--{kind}s {count}: no {kind.upper()} is visible on this machine; use --cpus 1 to try it without"
+        )
+    return DEVICES[kind]
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that tensors free, for those that follow.
+
+    The C library else returns most of it to the kernel and asks for it again, page by page, at every operation on
+    large maps: a tenth to a fifth of a training step on a CPU. Nothing happens where the library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_MMAP_MAX, 0)
+
+
+def _count_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _count_npus() -> int:
+    torch_npu = import_torch_npu()
+    return torch_npu.npu.device_count() if torch_npu.npu.is_available() else 0
+
+
+def import_torch_npu() -> Any:
+    """The torch_npu module, which brings torchair with it.
+
+    Raises:
+        InputError: it is not installed, does not pair with this torch, or does not load for want of CANN.
+    """
+    wanted = torch.__version__.split("+")[0]
+    if importlib.util.find_spec("torch_npu") is None:
+        raise InputError(
+            f"--npus: torch_npu is not installed; run `pip install torch_npu=={wanted}` on a machine with CANN "
+            "and Ascend NPUs, or use --gpus 1 or --cpus 1 here"
+        )
+    found = version("torch_npu")
+    if found.split(".post")[0] != wanted:  # torch_npu is built against one release of torch
+        raise InputError(
+            f"--npus: torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`"
+        )
+    try:
+        import torch_npu  # pyright: ignore[reportMissingImports]
+    except (ImportError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"--npus: torch_npu {found} is installed but does not load ({str(error).splitlines()[0]}); install CANN "
+            "and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
+        ) from error
+    return torch_npu
+
+
+def _torchair_backend() -> Any:
+    """torchair's compiler for whole graphs, backward pass included; reduce-overhead mode has none."""
+    import_torch_npu()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    import torchair  # pyright: ignore[reportMissingImports]
+
+    register_converters()
+    backend = torchair.get_npu_backend(compiler_config=torchair.CompilerConfig())
+    for number, handler in handlers.items():  # torchair's own would swallow Ctrl-C
+        signal.signal(number, handler)
+    return backend
+
+
+def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
+    """Tell compilers that these tensors, which a graph overwrites, will stay where they are.
+
+    Inductor's modes with CUDA graphs would otherwise run the step without: a replay writes to fixed addresses.
+    """
+    for tensor in tensors:
+        if tensor is not None:
+            torch._dynamo.mark_static_address(tensor)
+
+
+def compile_graph(function: F, backend: str) -> F:
+    """`function` captured as one static graph at its first call, with everything else refused.
+
+    A graph break raises at the first call; arguments that would need a second graph raise at any later one.
+
+    Raises:
+        InputError: an unknown or missing backend.
+    """
+    if backend == "eager":
+        return function
+    if backend not in BACKENDS:
+        raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
+    name, _, mode = backend.partition(":")
+    compiler = _torchair_backend() if name == "torchair" else name
+    if name == "inductor":
+        prepare_inductor()
+    compiled = torch.compile(function, backend=compiler, mode=mode or None, fullgraph=True, dynamic=False)
+    stance = "default"
+
+    def graph(*args: Any) -> Any:
+        nonlocal stance
+        with torch.compiler.set_stance(stance):
+            result = compiled(*args)
+        stance = "fail_on_recompile"
+        return result
+
+    return cast(F, graph)

@@ -1,0 +1,139 @@
+"""The training state: a few flat tensors, and the names and shapes of what lies in them.
+
+One vector of parameters makes the optimiser, the cast to low precision and the gradient reduction one
+operation each, where 119 tensors would make 119.
+"""
+
+# P parameters, S batch-normalisation channels
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssd_graph.config import ModelConfig
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.resnet import BatchNorm2d
+
+
+class TrainState(NamedTuple):
+    """What a step reads and overwrites in place."""
+
+    parameters: Tensor
+    """float32 (or float64) [P], in the order of `StateLayout.parameters`."""
+    momentum: Tensor
+    """Same dtype, [P]."""
+    bn_statistics: Tensor
+    """Same dtype, [2S]: running means and variances in the order of `StateLayout.buffers`."""
+    loss_scale: Tensor
+    """float32 [], factor on the loss before the backward pass; 1 unless the step computes in fp16."""
+    num_skipped: Tensor
+    """int64 [], steps whose gradient was not finite; they change none of the above but a dynamic loss scale."""
+    skip_streak: Tensor
+    """int64 [], skipped steps in a row."""
+    finite_streak: Tensor
+    """int64 [], other steps in a row since a dynamic loss scale changed; 0 with a static one."""
+    ema: Tensor | None = None
+    """Same dtype as the parameters, [P]: their moving average, if the recipe has one."""
+
+    @property
+    def scored_parameters(self) -> Tensor:
+        """[P], what validation scores and the export takes: the moving average if there is one."""
+        return self.parameters if self.ema is None else self.ema
+
+
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """Names and shapes in the flat tensors.
+
+    Parameters lie in three runs: convolution weights (weight decay may stop behind them), convolution
+    biases (low precision stops behind them), batch-normalisation weights and biases.
+    """
+
+    parameters: tuple[tuple[str, torch.Size], ...]
+    buffers: tuple[tuple[str, torch.Size], ...]
+    num_weights: int
+    """Elements of convolution weights."""
+    num_convolution: int
+    """Elements of convolution weights and biases."""
+
+    @staticmethod
+    def of(model: nn.Module) -> StateLayout:
+        """The layout for `model`, which may live on the meta device."""
+        norms = {name for name, module in model.named_modules() if isinstance(module, BatchNorm2d)}
+
+        def run(name: str, parameter: Tensor) -> int:
+            return 2 if name.rpartition(".")[0] in norms else 0 if parameter.ndim > 1 else 1
+
+        runs: list[list[tuple[str, torch.Size]]] = [[], [], []]
+        for name, parameter in model.named_parameters():
+            runs[run(name, parameter)].append((name, parameter.shape))
+        num_elements = [sum(shape.numel() for _, shape in entries) for entries in runs]
+        return StateLayout(
+            parameters=(*runs[0], *runs[1], *runs[2]),
+            buffers=tuple((name, buffer.shape) for name, buffer in model.named_buffers()),
+            num_weights=num_elements[0],
+            num_convolution=num_elements[0] + num_elements[1],
+        )
+
+    @staticmethod
+    def of_config(config: ModelConfig) -> StateLayout:
+        """The layout of the network that `config` describes."""
+        with torch.device("meta"):
+            return StateLayout.of(SSD300(config))
+
+    def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> dict[str, Tensor]:
+        """Named views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
+        convolution, norm = flat.split((self.num_convolution, flat.numel() - self.num_convolution))
+        sizes = [shape.numel() for _, shape in self.parameters]
+        num_conv_tensors = _count_to(sizes, self.num_convolution)
+        pieces = (
+            *convolution.to(compute_dtype).split(sizes[:num_conv_tensors]),
+            *norm.split(sizes[num_conv_tensors:]),
+        )
+        return {name: piece.view(shape) for (name, shape), piece in zip(self.parameters, pieces, strict=True)}
+
+    def split_buffers(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views of flat statistics [2S]."""
+        pieces = flat.split([shape.numel() for _, shape in self.buffers])
+        return {name: piece.view(shape) for (name, shape), piece in zip(self.buffers, pieces, strict=True)}
+
+    def join_buffers(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Flat statistics [2S] from named tensors."""
+        return torch.cat([tensors[name] for name, _ in self.buffers])
+
+    def new_state(self, model: nn.Module, dtype: torch.dtype = torch.float32, loss_scale: float = 1.0) -> TrainState:
+        """A state that starts from the weights and statistics of `model`, on its device."""
+        return self.load(model.state_dict(), dtype, loss_scale)
+
+    def load(
+        self, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, loss_scale: float = 1.0
+    ) -> TrainState:
+        """A state without momentum from a `state_dict`."""
+        parameters = torch.cat([tensors[name].reshape(-1).to(dtype) for name, _ in self.parameters])
+        statistics = self.join_buffers(tensors).to(dtype)
+        return TrainState(
+            parameters,
+            torch.zeros_like(parameters),
+            statistics,
+            torch.tensor(loss_scale, device=parameters.device),
+            *(torch.zeros((), dtype=torch.int64, device=parameters.device) for _ in range(3)),
+        )
+
+    def state_dict(self, state: TrainState) -> dict[str, Tensor]:
+        """Named views of the parameters and statistics, with the names of the model's own `state_dict`."""
+        tensors = self.split_parameters(state.parameters, state.parameters.dtype)
+        return {**tensors, **self.split_buffers(state.bn_statistics)}
+
+
+def _count_to(sizes: list[int], total: int) -> int:
+    """How many leading sizes add up to `total`."""
+    count = 0
+    while total > 0:
+        total -= sizes[count]
+        count += 1
+    return count

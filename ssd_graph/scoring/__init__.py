@@ -1,0 +1,1 @@
+"""Detections against ground truth; nothing here knows torch or images."""

@@ -1,0 +1,79 @@
+"""Score a checkpoint on its device with the graph that validation uses, sharded over processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.cli import InputError
+from ssd_graph.compilers.backend import require_devices
+from ssd_graph.config import Amp
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.shapes import data_root
+from ssd_graph.graph.state import StateLayout
+from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
+from ssd_graph.training.distributed import device_of, join_world, launch, launched, leave_world
+from ssd_graph.training.validate import Validator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphEvalOptions:
+    """An evaluation, as tools/eval_graph.py's flags give it."""
+
+    checkpoint: Path
+    data: str
+    split: str = "val"
+    devices: str = "cpu"
+    """A key of backend.DEVICES."""
+    num_devices: int = 1
+    first_device: int = 0
+    batch_size: int = 32
+    """Images of a device and forward pass."""
+    amp: Amp | None = None
+    backend: str | None = None
+    workers: int = 2
+
+
+def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
+    """COCO numbers of a checkpoint's weights, its moving average if it has one; None on processes without them.
+
+    Raises:
+        InputError: something the user can mend.
+        SystemExit: with several processes, the exit code of one that failed.
+    """
+    kind = require_devices(options.devices, options.first_device + options.num_devices)
+    split = load_split(data_root(options.data), options.split)
+    checkpoint = load_checkpoint(options.checkpoint)
+    if checkpoint.categories != split.categories:
+        raise InputError(
+            f"{options.checkpoint} knows other categories than {split.annotation_file}; give the --data it was "
+            "trained for"
+        )
+    if options.num_devices > 1 and not launched():
+        launch(options.num_devices, max_restarts=0)
+        return None
+    world = join_world(kind.collectives)
+    try:
+        validator = Validator(
+            split,
+            checkpoint.model,
+            batch_size=options.batch_size,
+            amp=options.amp or kind.amp,
+            backend=options.backend or kind.backend,
+            world=world,
+            workers=options.workers,
+        )
+        device = device_of(kind.type, world, options.first_device)
+        rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
+        return CocoScorer(split.annotation_file).score(rows, split.image_ids) if world.is_main else None
+    finally:
+        leave_world()
+
+
+def print_scores(options: GraphEvalOptions) -> None:
+    """What tools/eval_graph.py prints; see `evaluate_graph`."""
+    scores = evaluate_graph(options)
+    if scores is not None:
+        print(scores.table)
+        print(f"Final Evaluation Accuracy : {scores.stats['AP']:.6f}")

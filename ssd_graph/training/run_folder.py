@@ -1,0 +1,114 @@
+"""A run's checkpoints: the newest few as `step-N.pth`, with `last.pth` and `best.pth` as links to two of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from ssd_graph.cli import InputError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
+
+class RunFolder:
+    """The files of one run; at every moment, `last.pth` is a whole checkpoint or does not exist yet."""
+
+    def __init__(self, path: Path, keep: int = 3) -> None:
+        """`keep` of the newest checkpoints stay, and the best one."""
+        self.path, self.keep = path, keep
+        self.last, self.best = path / "last.pth", path / "best.pth"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out, until the end or the death of this process.
+
+        Raises:
+            InputError: another run has the folder, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {self.path}: {error.strerror}; choose another --out") from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise InputError(f"another run is writing to {self.path}; wait for it or give another --out") from error
+        finally:
+            os.close(descriptor)
+
+    def file_of(self, step: int) -> Path:
+        """The checkpoint after `step` steps."""
+        return self.path / f"step-{step:08}.pth"
+
+    def mark_last(self, step: int) -> None:
+        """Let `last.pth` be the checkpoint of `step`, which is written, and remove those that are too old."""
+        _link(self.last, self.file_of(step))
+        best = self.best.resolve()
+        for file in self._newest_first()[self.keep :]:
+            if file.resolve() != best:
+                _remove(file)
+
+    def mark_best(self, step: int) -> None:
+        """Let `best.pth` be the checkpoint of `step`, which is written."""
+        _link(self.best, self.file_of(step))
+
+    def load_last(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is whole, if any, and a line for each damaged one that was passed over.
+
+        Raises:
+            InputError: there are checkpoints, and all are damaged.
+        """
+        files = [self.last.resolve()] if self.last.is_file() else []
+        files += [file.resolve() for file in self._newest_first() if file.resolve() not in files]
+        damaged: list[str] = []
+        for file in files:
+            try:
+                return load_checkpoint(file), [f"{line}; continuing from {file.name}" for line in damaged]
+            except InputError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise InputError(f"no checkpoint in {self.path} is whole ({damaged[0]}); start again in another --out")
+        return None, []
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after `step`: a run goes on, or begins, from there."""
+        for leftover in self.path.glob(".step-*.tmp"):
+            leftover.unlink()
+        newer = [file for file in self._newest_first() if file.name > self.file_of(step).name]
+        if newer and self.file_of(step).is_file():
+            _link(self.last, self.file_of(step))
+        elif newer:
+            self.last.unlink(missing_ok=True)
+        if self.best.resolve() in [file.resolve() for file in newer]:
+            self.best.unlink()
+        for file in newer:
+            _remove(file)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.path.glob("step-*.pth"), reverse=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    checkpoint.unlink()
+    checkpoint.with_name(f"{checkpoint.name}.sha256").unlink(missing_ok=True)
+
+
+def _link(link: Path, target: Path) -> None:
+    temporary = link.with_name(f".{link.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        temporary.replace(link)
+    except OSError as error:
+        raise InputError(
+            f"cannot link {link} to {target.name}: {error.strerror}; choose an --out whose disk has symbolic links"
+        ) from error

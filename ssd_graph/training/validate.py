@@ -1,0 +1,126 @@
+"""Validation during a run: detections on all processes, scores beside the training, records by rank 0."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from ssd_graph.compilers.backend import compile_graph
+from ssd_graph.config import Amp, EvalConfig, ModelConfig
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.graph.postprocess import Postprocess
+from ssd_graph.graph.state import TrainState
+from ssd_graph.graph.step import Predict
+from ssd_graph.scoring.evaluate import CocoScores, DetectionRows, detection_rows, join_rows
+from ssd_graph.training.background import BackgroundScorer
+from ssd_graph.training.distributed import World
+from ssd_graph.training.metrics import RunLog
+from ssd_graph.training.mlperf_log import MLPerfLog
+from ssd_graph.training.run_folder import RunFolder
+
+
+class Validator:
+    """Detects on one split; the network runs on the device, the postprocessing on the host."""
+
+    def __init__(
+        self,
+        split: CocoSplit,
+        model: ModelConfig,
+        *,
+        batch_size: int,
+        amp: Amp = "off",
+        backend: str = "eager",
+        world: World = World(),  # noqa: B008 (frozen)
+        workers: int = 2,
+    ) -> None:
+        """`batch_size` counts a device's images; each process takes every `world.size`-th image."""
+        self.split, self.batch_size, self.world, self.workers = split, batch_size, world, max(1, workers)
+        self._predict = compile_graph(Predict(model, amp=amp).__call__, backend)
+        self._postprocess = Postprocess(split.categories.ids, EvalConfig())
+
+    def detect(self, state: TrainState) -> DetectionRows:
+        """Detections of the whole split, on every rank; every process must call it."""
+        return join_rows(self.world.gather(join_rows(list(self._detect_mine(state)))))
+
+    @torch.no_grad()
+    def _detect_mine(self, state: TrainState) -> Iterator[DetectionRows]:
+        mine = np.arange(self.world.rank, len(self.split), self.world.size)
+        device = state.parameters.device
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(mine), self.batch_size):
+                chosen = mine[start : start + self.batch_size]
+                images = np.stack(list(pool.map(lambda i: preprocess(decode(self.split.path(i))), chosen)))
+                # The last batch is filled up: the graph knows one batch size.
+                padded = np.pad(images, ((0, self.batch_size - len(images)), *((0, 0),) * 3))
+                pixels = torch.from_numpy(padded).to(device)
+                outputs = self._predict(state.scored_parameters, state.bn_statistics, pixels)
+                found = self._postprocess(*(o[: len(chosen)].float().cpu() for o in outputs))
+                yield detection_rows(
+                    self.split.image_ids[chosen], self.split.sizes[chosen], *(t.numpy() for t in found)
+                )
+
+
+class Validations:
+    """Which steps are validated, and what becomes of the scores; none that lies behind a checkpoint is ever lost."""
+
+    def __init__(
+        self,
+        validator: Validator,
+        steps: Collection[int],
+        threshold: float | None,
+        world: World,
+        folder: RunFolder,
+        log: RunLog,
+        mlperf: MLPerfLog,
+    ) -> None:
+        self.scores: CocoScores | None = None
+        """Of the last validation, on rank 0."""
+        self._validator, self._steps, self._threshold = validator, steps, threshold
+        self._world, self._folder, self._log, self._mlperf = world, folder, log, mlperf
+        self._scorer = BackgroundScorer(validator.split)
+        self._scored_step = 0
+        records = log.records("validation")
+        self._recorded_steps = {record["step"] for record in records}
+        self._best_ap = max((record["AP"] for record in records), default=-1.0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the best model so far reaches the threshold; only rank 0 knows."""
+        return self._threshold is not None and self._best_ap >= self._threshold
+
+    def due(self, step: int) -> bool:
+        """Whether the state after so many steps is to be validated."""
+        return step in self._steps
+
+    def begin(self, state: TrainState, step: int) -> None:
+        """Detect now, on all processes; score later."""
+        self._mlperf.eval_start(step)
+        rows = self._validator.detect(state)
+        self._scored_step = step
+        if self._world.is_main:
+            self._scorer.begin(rows)
+
+    def make_up_for(self, state: TrainState, step: int) -> None:
+        """Validate `state` again if the run that wrote it was killed before the scores came."""
+        if self.due(step) and not self._world.from_main(step in self._recorded_steps):
+            self.begin(state, step)
+
+    def collect(self, *, wait: bool) -> None:
+        """Record the scores of the last validation if they have come; the best checkpoint first, so none is lost."""
+        scores = self._scorer.collect(wait=wait)
+        if scores is None:
+            return
+        self.scores, ap = scores, scores.stats["AP"]
+        if ap > self._best_ap:
+            self._folder.mark_best(self._scored_step)
+            self._best_ap = ap
+        self._log.record("validation", self._scored_step, **scores.stats, per_class=scores.per_class)
+        self._mlperf.eval_stop(self._scored_step, ap)
+        numbers = " ".join(f"{name} {value:.4f}" for name, value in scores.stats.items())
+        self._log.say(f"validation at step {self._scored_step} | {numbers}")
+        if self._threshold is not None and ap >= self._threshold:
+            self._log.say(f"AP {ap:.4f} reaches --threshold {self._threshold}")

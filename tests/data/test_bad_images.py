@@ -1,0 +1,182 @@
+"""Proves what becomes of every kind of bad image: what can be read is, all else ends the run with its name or, if
+told so, is passed over in the same way whatever the workers, ranks and first step, named once and counted.
+"""
+
+import shutil
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_graph.cli import InputError
+from ssd_graph.config import NO_AUGMENT, AugmentConfig
+from ssd_graph.data.cache import open_cache
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.loader import Batch, Loader
+from ssd_graph.data.transforms import decode, decode_part, preprocess
+
+
+def rewrite(path, change):
+    with Image.open(path) as image:
+        image.load()
+        change(image, path)
+
+
+def rotated(image, path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    image.save(path, "JPEG", exif=exif)
+
+
+def with_header_size(path, width, height):
+    with Image.open(path) as image:
+        stated = image.height.to_bytes(2) + image.width.to_bytes(2)
+    path.write_bytes(path.read_bytes().replace(stated, height.to_bytes(2) + width.to_bytes(2), 1))
+
+
+READABLE = {
+    "a PNG": lambda path: rewrite(path, lambda image, path: image.save(path, "PNG")),
+    "a palette": lambda path: rewrite(path, lambda image, path: image.quantize(200).save(path, "GIF")),
+    "greyscale": lambda path: rewrite(path, lambda image, path: image.convert("L").save(path, "JPEG")),
+    "CMYK": lambda path: rewrite(path, lambda image, path: image.convert("CMYK").save(path, "JPEG")),
+    "progressive": lambda path: rewrite(path, lambda image, path: image.save(path, "JPEG", progressive=True)),
+    "EXIF-rotated": lambda path: rewrite(path, rotated),
+}
+BAD = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4]),
+    "without bytes": lambda path: path.write_bytes(b""),
+    "no image": lambda path: path.write_text("not found"),
+    "missing": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "of another size": lambda path: rewrite(path, lambda image, path: image.crop((0, 0, 90, 90)).save(path, "JPEG")),
+    "turned": lambda path: rewrite(path, lambda i, path: i.crop((0, 0, 99, 80)).transpose(4).save(path, "JPEG")),
+    "a bomb": lambda path: with_header_size(path, 20_000, 20_000),
+    "a bomb in PNG": lambda path: path.write_bytes(png_header(20_000)),
+}
+
+
+def png_header(side):
+    """A PNG that says it is large; Pillow refuses it before it looks at pixels."""
+    import struct
+    import zlib
+
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.fixture
+def coco(tiny_coco, tmp_path):
+    """A copy whose files may be damaged."""
+    return shutil.copytree(tiny_coco, tmp_path / "coco")
+
+
+def batches(split, count, *, first_step=0, batch_size=4, **options):
+    loader = Loader(split, batch_size, AugmentConfig(), **options)
+    return loader, list(islice(loader.batches(first_step), count))
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected) > 0
+    for batch, other in zip(found, expected, strict=True):
+        for name, field, other_field in zip(batch._fields, batch, other, strict=True):
+            np.testing.assert_array_equal(field, other_field, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_an_unusual_image_is_read_as_pillow_reads_it(coco, kind):
+    split = load_split(coco, "train")
+    READABLE[kind](split.path(2))
+    expected = np.asarray(decode(split.path(2)))
+    np.testing.assert_array_equal(decode_part(split.path(2), split.size(2), 50), expected[:50])
+    assert batches(split, len(split) // 4 + 1, workers=0)[0].num_skipped == 0
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_refused_by_name(coco, kind):
+    split = load_split(coco, "train")
+    BAD[kind](split.path(2))
+    with pytest.raises(InputError, match=r"cannot decode .*; replace the file or remove it") as error:
+        batches(split, len(split) // 4 + 1, workers=0)
+    assert str(split.path(2)) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_can_be_passed_over(coco, capsys, kind):
+    split = load_split(coco, "train")
+    BAD[kind](split.path(2))
+    loader, found = batches(split, 2 * len(split) // 4, workers=0, on_bad_image="skip")
+    assert loader.num_skipped == 2
+    error = capsys.readouterr().err
+    assert error.count("skipped: ") == 1
+    assert str(split.path(2)) in error
+    assert all((batch.labels[:, 0] > 0).all() for batch in found)
+
+
+def test_a_bomb_that_the_annotations_know_of_is_refused_too(coco):
+    split = load_split(coco, "train")
+    with_header_size(split.path(2), 20_000, 20_000)
+    split.sizes[2] = 20_000
+    with pytest.raises(InputError, match="decompression bomb"):
+        decode_part(split.path(2), split.size(2), 20_000)
+
+
+def test_the_next_image_stands_for_a_bad_one(coco):
+    split = load_split(coco, "train")
+    expected = preprocess(decode(split.path(3)))
+    split.path(2).unlink()
+    loader = Loader(split, len(split), NO_AUGMENT, workers=0, on_bad_image="skip")
+    batch = next(loader.batches())
+    (slot,) = (slot for slot in range(len(split)) if loader.sample_of(0, slot)[1] == 2)
+    assert np.abs(batch.images[slot].astype(int) - expected).max() <= 2
+    boxes, labels = split.boxes_of(3)
+    np.testing.assert_array_equal(batch.boxes[slot, : len(boxes)], boxes)
+    assert batch.labels[slot].tolist() == [*labels.tolist(), *[0] * (batch.labels.shape[1] - len(labels))]
+
+
+def test_the_first_image_stands_for_a_bad_last_one(coco):
+    split = load_split(coco, "train")
+    split.path(len(split) - 1).unlink()
+    loader, _ = batches(split, len(split) // 4 + 1, workers=0, on_bad_image="skip")
+    assert loader.num_skipped >= 1
+
+
+def test_substitutes_depend_on_neither_workers_nor_ranks_nor_the_first_step(coco):
+    split = load_split(coco, "train")
+    for i in (2, 3, 9):
+        split.path(i).unlink()
+    alone, expected = batches(split, 6, workers=0, on_bad_image="skip")
+    assert alone.num_skipped >= 3
+    for workers in (1, 3):
+        loader, found = batches(split, 6, workers=workers, on_bad_image="skip")
+        assert_same(found, expected)
+        assert loader.num_skipped == alone.num_skipped
+    _, found = batches(split, 3, first_step=3, workers=2, on_bad_image="skip")
+    assert_same(found, expected[3:])
+    ranks = [batches(split, 6, batch_size=2, rank=r, world_size=2, on_bad_image="skip") for r in range(2)]
+    joined = [
+        Batch(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*(r[1] for r in ranks), strict=True)
+    ]
+    assert_same(joined, expected)
+    assert sum(loader.num_skipped for loader, _ in ranks) == alone.num_skipped
+
+
+def test_a_lost_folder_is_an_error_even_if_bad_images_are_passed_over(coco):
+    split = load_split(coco, "train")
+    shutil.rmtree(split.image_dir)
+    with pytest.raises(InputError, match="cannot decode"):
+        batches(split, 1, on_bad_image="skip")
+
+
+def test_a_cache_passes_over_the_same_images(coco, tmp_path):
+    split = load_split(coco, "train")
+    BAD["truncated"](split.path(2))
+    split.path(5).unlink()
+    _, expected = batches(split, 6, workers=0, on_bad_image="skip")
+    cache = open_cache(str(tmp_path / "cache"), split, skip_bad=True)
+    loader, found = batches(split, 6, on_bad_image="skip", cache=cache)
+    assert_same(found, expected)
+    assert loader.num_skipped == 4
+    with pytest.raises(InputError, match="cannot decode"):
+        batches(split, 6, cache=cache)

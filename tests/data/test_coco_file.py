@@ -1,0 +1,138 @@
+"""Proves that a large annotation file is kept as columns, that what is kept is used only for the file it was made
+from, and that a damaged or forbidden place for it costs time and nothing else.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ssd_graph.cli import InputError
+from ssd_graph.data import coco_file
+from ssd_graph.data.coco_file import Columns, read_columns, user_cache
+
+CONTENT = {
+    "images": [{"id": i, "file_name": f"{i}é.jpg", "width": 200.0 + i, "height": 100} for i in (9, 4)],
+    "annotations": [
+        {"image_id": 4, "category_id": 7, "bbox": [0.1, 2, 3.25, 4], "segmentation": [[1, 2.5], [3]]},
+        {"segmentation": {"counts": [1], "size": [3, 4]}, "bbox": [5, 6, 7, 8], "category_id": 3, "image_id": 9},
+    ],
+    "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "ножницы"}],
+    "info": {"images": [1]},
+}
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """An annotation file that counts as large, and an empty cache."""
+    monkeypatch.setenv("SSD_GRAPH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(coco_file, "_KEEP_FROM", 0)
+    (tmp_path / "a.json").write_text(json.dumps(CONTENT), encoding="utf-8")
+    return tmp_path / "a.json"
+
+
+@pytest.fixture
+def no_parsing(monkeypatch):
+    """Call it to have parsing fail from then on."""
+    return lambda: monkeypatch.setattr(coco_file, "read_lists", None)
+
+
+def assert_columns(columns):
+    assert columns.image_ids.tolist() == [9, 4]
+    assert columns.file_names.tolist() == ["9é.jpg", "4é.jpg"]
+    assert columns.sizes.tolist() == [[209, 100], [204, 100]]
+    assert columns.owners.tolist() == [4, 9]
+    assert columns.owner_categories.tolist() == [7, 3]
+    assert columns.xywh.tolist() == [[0.1, 2, 3.25, 4], [5, 6, 7, 8]]
+    assert columns.category_ids.tolist() == [7, 3]
+    assert columns.category_names.tolist() == ["cat", "ножницы"]
+
+
+def test_columns_hold_what_the_file_does(path):
+    assert_columns(read_columns(path))
+
+
+def test_a_second_reading_parses_nothing(path, no_parsing):
+    first = read_columns(path)
+    no_parsing()
+    second = read_columns(path)
+    assert_columns(second)
+    for name in Columns.__slots__:
+        assert getattr(first, name).dtype == getattr(second, name).dtype
+
+
+def test_small_files_are_not_kept(path, monkeypatch):
+    monkeypatch.setattr(coco_file, "_KEEP_FROM", 1 << 20)
+    read_columns(path)
+    assert not user_cache().exists()
+
+
+@pytest.mark.parametrize("change", ["text", "time"])
+def test_a_changed_file_is_read_anew(path, change):
+    read_columns(path)
+    if change == "text":
+        path.write_text(json.dumps({**CONTENT, "images": CONTENT["images"][:1]}))
+        assert read_columns(path).image_ids.tolist() == [9]
+    else:
+        os.utime(path, (1, 1))
+        (kept,) = user_cache().iterdir()
+        before = kept.stat().st_mtime_ns
+        assert_columns(read_columns(path))
+        assert kept.stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x93NUMPY", None])
+def test_a_damaged_copy_is_replaced(path, damage, no_parsing):
+    read_columns(path)
+    (kept,) = user_cache().iterdir()
+    kept.write_bytes(kept.read_bytes()[:-30] if damage is None else damage)
+    assert_columns(read_columns(path))
+    no_parsing()
+    assert_columns(read_columns(path))
+
+
+def test_a_cache_that_cannot_be_written_is_said(path, monkeypatch, capsys):
+    (path.parent / "file").touch()
+    monkeypatch.setenv("SSD_GRAPH_CACHE", str(path.parent / "file" / "cache"))
+    assert_columns(read_columns(path))
+    assert "a.json is parsed in each run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [("id", None), ("width", "wide"), ("height", [1])])
+def test_an_entry_of_another_type_is_refused(path, key, value):
+    path.write_text(json.dumps({**CONTENT, "images": [{**CONTENT["images"][0], key: value}]}))
+    with pytest.raises(InputError, match=r"a\.json is not a COCO instances file"):
+        read_columns(path)
+
+
+@pytest.mark.slow
+def test_118_000_images_take_little_memory_and_time(tmp_path, monkeypatch):
+    """As many images and boxes as COCO train2017, in a process of its own."""
+    import subprocess
+    import sys
+
+    rng = np.random.default_rng(0)
+    owners, boxes = rng.integers(0, 118_287, 860_001), rng.uniform(1, 200, (860_001, 4)).round(2)
+    polygon = [[float(v) for v in rng.uniform(0, 600, 40).round(2)]]
+    content = {
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(118_287)],
+        "annotations": [
+            {"id": n, "image_id": int(i), "category_id": 1, "bbox": box.tolist(), "segmentation": polygon, "iscrowd": 0}
+            for n, (i, box) in enumerate(zip(owners, boxes, strict=True))
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    script = (
+        "import resource, sys; from pathlib import Path; from ssd_graph.data.coco import load_split\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "load_split(Path(sys.argv[1]), 'train')\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    monkeypatch.setenv("SSD_GRAPH_CACHE", str(tmp_path / "cache"))
+    for _ in ("parsed", "kept"):
+        done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+        assert float(done.stdout) < 150

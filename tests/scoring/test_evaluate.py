@@ -1,0 +1,358 @@
+"""Proves the scorer against the numbers that public evaluators publish and against precision worked out by
+hand, and that detections survive the way to disk and back bit by bit.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd_graph.cli import InputError
+from ssd_graph.scoring.evaluate import (
+    STAT_NAMES,
+    CocoScorer,
+    DetectionRows,
+    detection_rows,
+    detections_json,
+    join_rows,
+    load_detections,
+    sha256_of,
+)
+from ssd_graph.scoring.scorers import SCORERS
+
+
+def rows_of(*detections):
+    """Rows from (image id, category id, xywh, score)."""
+    images, categories, boxes, scores = zip(*detections, strict=True) if detections else ([], [], [], [])
+    return DetectionRows(
+        np.array(images, np.int64),
+        np.array(categories, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(scores, np.float64),
+    )
+
+
+def assert_equal_rows(rows, expected):
+    for name, column, other in zip(rows._fields, rows, expected, strict=True):
+        np.testing.assert_array_equal(column, other, err_msg=name)
+        assert column.dtype == other.dtype
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """Ground truth of two images: a cat in the first, two cats in the second; nothing is a dog."""
+    content = {
+        "images": [{"id": 5}, {"id": 8}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 3, "bbox": [10, 10, 50, 50]},
+            {"id": 2, "image_id": 8, "category_id": 3, "bbox": [0, 0, 20, 20]},
+            {"id": 3, "image_id": 8, "category_id": 3, "bbox": [100, 100, 200, 200]},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return tmp_path / "truth.json"
+
+
+PERFECT = ((5, 3, (10, 10, 50, 50), 0.9), (8, 3, (0, 0, 20, 20), 0.8), (8, 3, (100, 100, 200, 200), 0.7))
+
+
+@pytest.fixture(params=SCORERS)
+def scorer(request):
+    """Each scorer's name; the optional one is skipped where it is not installed."""
+    if request.param == "faster":
+        pytest.importorskip("faster_coco_eval")
+    return request.param
+
+
+@pytest.mark.filterwarnings("ignore:.*zero_gt.json. the object with annotation id 0")
+@pytest.mark.parametrize(
+    ("case", "kind", "tolerance"),
+    [
+        ("fakebbox100", "published", 1e-6),
+        ("bboxarea", "published", 1e-6),
+        ("bboxarea", "computed", 1e-12),
+        ("edge", "computed", 1e-12),
+        ("zero", "computed", 1e-12),
+    ],
+)
+def test_scores_equal_those_of_public_evaluators(shared, scorer, case, kind, tolerance):
+    golden = json.loads((shared / "golden" / "expected.json").read_text())[case]
+    detections = load_detections(shared / "golden" / golden["detections"])
+    scores = CocoScorer(shared / "golden" / golden["ground_truth"], scorer).score(detections)
+    assert list(scores.stats) == list(STAT_NAMES) == list(golden[kind])
+    assert scores.stats == pytest.approx(golden[kind], rel=0, abs=tolerance)
+
+
+def test_the_precision_arrays_give_ap_and_ap_by_class(shared):
+    golden = json.loads((shared / "golden" / "expected.json").read_text())["fakebbox100"]
+    detections = load_detections(shared / "golden" / golden["detections"])
+    scores = CocoScorer(shared / "golden" / golden["ground_truth"]).score(detections)
+    assert scores.precision.shape == (10, 101, len(scores.per_class))
+    known = [k for k, ap in enumerate(scores.per_class.values()) if ap is not None]
+    assert 0 < len(known) < len(scores.per_class)
+    assert (np.delete(scores.precision, known, 2) == -1).all()
+    np.testing.assert_allclose(
+        scores.precision[:, :, known].mean((0, 1)), [ap for ap in scores.per_class.values() if ap is not None]
+    )
+    assert scores.precision[:, :, known].mean() == pytest.approx(scores.stats["AP"])
+    assert scores.precision[5][:, known].mean() == pytest.approx(scores.stats["AP75"])
+
+
+def assert_scorers_agree(annotation_file, rows, image_ids=None):
+    """Both scorers' twelve numbers, AP by class and table are the same; returns the numbers."""
+    pytest.importorskip("faster_coco_eval")
+    slow, fast = (CocoScorer(annotation_file, scorer).score(rows, image_ids) for scorer in SCORERS)
+    assert fast.stats == pytest.approx(slow.stats, rel=0, abs=1e-12)
+    assert [name for name, ap in fast.per_class.items() if ap is None] == [
+        name for name, ap in slow.per_class.items() if ap is None
+    ]
+    assert [ap for ap in fast.per_class.values() if ap is not None] == pytest.approx(
+        [ap for ap in slow.per_class.values() if ap is not None], rel=0, abs=1e-12
+    )
+    assert fast.table == slow.table
+    return slow.stats
+
+
+def jittered(annotation_file, seed):
+    """Detections near the ground truth, with tied scores, wrong classes and inventions."""
+    content, rng = json.loads(annotation_file.read_text()), np.random.default_rng(seed)
+    ids = [c["id"] for c in content["categories"]]
+    found = []
+    for a in content["annotations"] * 2:
+        category = a["category_id"] if rng.random() < 0.8 else int(rng.choice(ids))
+        box = np.array(a["bbox"]) + rng.normal(0, 0.05, 4) * np.tile(a["bbox"][2:], 2)
+        found.append((a["image_id"], category, box, round(rng.random(), 1)))
+    return rows_of(*found)
+
+
+def test_both_scorers_give_the_same_numbers_on_generated_images(tiny_coco):
+    file = tiny_coco / "annotations" / "instances_train2017.json"
+    assert 0.1 < assert_scorers_agree(file, jittered(file, 0))["AP"] < 0.9
+
+
+def test_both_scorers_give_the_same_numbers_on_real_images_with_crowds_and_gaps_in_ids(shared):
+    file = shared / "coco_mini" / "annotations" / "instances_val2017.json"
+    rows = jittered(file, 1)
+    assert 0.1 < assert_scorers_agree(file, rows)["AP"] < 0.9
+    assert_scorers_agree(file, rows, np.unique(rows.image_ids)[:40])
+
+
+def test_perfect_detections_score_one(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT))
+    assert scores.stats["AP"] == pytest.approx(1)
+    assert scores.stats["AR1"] == pytest.approx(2 / 3)
+
+
+def test_one_of_three_objects_found_scores_34_of_101_recall_points(truth):
+    scores = CocoScorer(truth).score(rows_of(PERFECT[0]))
+    assert scores.stats["AP"] == pytest.approx(34 / 101)
+
+
+def test_a_better_scored_false_detection_halves_the_precision(truth):
+    wrong = (5, 3, (200, 200, 10, 10), 0.95)
+    scores = CocoScorer(truth).score(rows_of(wrong, PERFECT[0]))
+    assert scores.stats["AP"] == pytest.approx(0.5 * 34 / 101)
+
+
+def test_iou_of_062_counts_for_the_first_three_thresholds(truth):
+    scores = CocoScorer(truth).score(rows_of((5, 3, (10, 10, 50, 31), 0.9)), np.array([5]))
+    assert (scores.stats["AP50"], scores.stats["AP75"]) == (pytest.approx(1), 0)
+    assert scores.stats["AP"] == pytest.approx(3 / 10)
+
+
+def test_zero_detections_score_zero(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of())
+    assert (scores.stats["AP"], scores.stats["AR100"]) == (0, 0)
+    assert scores.per_class == {"cat": 0, "dog": None}
+
+
+def test_a_class_without_ground_truth_has_no_ap(truth, scorer):
+    scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT, (5, 4, (0, 0, 9, 9), 0.5)))
+    assert scores.per_class == {"cat": pytest.approx(1), "dog": None}
+    assert scores.stats["AP"] == pytest.approx(1)
+
+
+def test_the_table_is_pycocotools_summary(truth, capsys):
+    table = CocoScorer(truth).score(rows_of(*PERFECT)).table.splitlines()
+    assert len(table) == 12
+    assert table[0].split("] = ")[1] == "1.000"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_only_the_chosen_images_count(truth):
+    wrong = (8, 3, (150, 0, 9, 9), 0.99)
+    scorer = CocoScorer(truth)
+    assert scorer.score(rows_of(wrong, PERFECT[0]), np.array([5])).stats["AP"] == pytest.approx(1)
+    assert scorer.score(rows_of(wrong, PERFECT[0])).stats["AP"] < 0.2
+
+
+def test_a_scorer_can_be_used_again(truth):
+    scorer = CocoScorer(truth)
+    first, _, third = (scorer.score(rows_of(*found)) for found in (PERFECT, (), PERFECT))
+    assert first == third
+
+
+def test_missing_area_and_iscrowd_are_filled_in(truth):
+    stats = CocoScorer(truth).score(rows_of(*PERFECT)).stats
+    assert [stats[name] for name in ("APs", "APm", "APl")] == pytest.approx([1, 1, 1])
+
+
+def test_missing_annotation_ids_are_numbered_from_one(truth):
+    content = json.loads(truth.read_text())
+    for annotation in content["annotations"]:
+        del annotation["id"]
+    truth.write_text(json.dumps(content))
+    assert CocoScorer(truth).score(rows_of(*PERFECT)).stats["AP"] == pytest.approx(1)
+
+
+def test_a_detection_on_an_unknown_image_is_refused(truth, scorer):
+    with pytest.raises(InputError, match="detections on image 77, which the ground truth does not have"):
+        CocoScorer(truth, scorer).score(rows_of(*PERFECT, (77, 3, (0, 0, 9, 9), 0.5)))
+
+
+def test_an_image_with_nothing_but_a_crowd_neither_gains_nor_loses(truth, scorer):
+    content = json.loads(truth.read_text())
+    content["images"].append({"id": 9})
+    content["annotations"].append({"id": 4, "image_id": 9, "category_id": 3, "bbox": [0, 0, 99, 99], "iscrowd": 1})
+    truth.write_text(json.dumps(content))
+    inside = [(9, 3, (i, i, 30, 30), 0.99) for i in range(5)]
+    assert CocoScorer(truth, scorer).score(rows_of(*PERFECT, *inside)).stats["AP"] == pytest.approx(1)
+
+
+def test_annotation_id_0_is_warned_of_since_its_object_counts_as_missed(truth, scorer):
+    truth.write_text(truth.read_text().replace('"id": 1,', '"id": 0,'))
+    with pytest.warns(UserWarning, match="annotation id 0 counts as missed"):
+        scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT))
+    assert scores.stats["AP"] < 0.7
+
+
+def test_a_scorer_that_is_not_installed_says_how_to_get_it(truth, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(InputError, match="pip install faster-coco-eval"):
+        CocoScorer(truth, "faster")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [], "annotations": [{"id": 1}]}', "[" * 100_000])
+def test_unusable_ground_truth_is_refused_by_name(tmp_path, text):
+    (tmp_path / "truth.json").write_text(text)
+    with pytest.raises(InputError, match=r"cannot read ground truth from .*truth\.json"):
+        CocoScorer(tmp_path / "truth.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("images", {"id": "one"}),
+        ("images", {"id": 1.5}),
+        ("categories", {"id": 2**63}),
+        ("categories", {"id": float("inf")}),
+        ("annotations", {"image_id": "1"}),
+        ("annotations", {"category_id": [1]}),
+        ("annotations", {"bbox": [1, 2, 3]}),
+        ("annotations", {"bbox": [1, 2, "3", 4]}),
+        ("annotations", {"bbox": [1, 2, 10**400, 4]}),
+        ("annotations", {"area": None}),
+        ("annotations", {"iscrowd": "yes"}),
+    ],
+)
+def test_ground_truth_that_the_scorers_would_fail_on_is_refused(truth, kind, entry):
+    content = json.loads(truth.read_text())
+    content[kind][0].update(entry)
+    truth.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"cannot read ground truth from .*truth\.json"):
+        CocoScorer(truth)
+
+
+def test_missing_ground_truth_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read ground truth from .*gone\.json"):
+        CocoScorer(tmp_path / "gone.json")
+
+
+def test_detection_rows_are_pixels_of_the_original_image():
+    rows = detection_rows(
+        image_ids=np.array([11, 12]),
+        sizes=np.array([[640, 480], [100, 200]], np.int32),
+        num_detections=np.array([1, 2]),
+        boxes=np.array([[[0.25, 0.5, 0.75, 1], [9, 9, 9, 9]], [[0, 0, 0.5, 0.5], [0.5, 0.25, 1, 0.75]]]),
+        scores=np.array([[0.5, 9], [0.75, 0.25]], np.float32),
+        labels=np.array([[90, 9], [1, 7]]),
+    )
+    half, quarter = (0, 0, 50, 100), (50, 50, 50, 100)
+    expected = rows_of((11, 90, (160, 240, 320, 240), 0.5), (12, 1, half, 0.75), (12, 7, quarter, 0.25))
+    assert_equal_rows(rows, expected)
+
+
+def split_rows(rows, chosen):
+    return DetectionRows(*(column[chosen] for column in rows))
+
+
+def random_rows(seed, num_images=6):
+    rng = np.random.default_rng(seed)
+    images = np.repeat(rng.permutation(num_images) * 7, 4)
+    count = len(images)
+    return DetectionRows(images, rng.integers(1, 91, count), rng.normal(0, 300, (count, 4)), rng.random(count))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_joined_rows_do_not_depend_on_batching(batch):
+    rows = random_rows(0)
+    ids = np.unique(rows.image_ids)
+    parts = [split_rows(rows, np.isin(rows.image_ids, ids[i : i + batch])) for i in range(0, len(ids), batch)]
+    joined = join_rows(parts[::-1])
+    assert_equal_rows(joined, join_rows([rows]))
+    assert joined.image_ids.tolist() == sorted(rows.image_ids.tolist())
+
+
+def test_joined_rows_keep_the_order_within_an_image():
+    joined = join_rows([rows_of((2, 1, (0, 0, 1, 1), 0.9), (1, 1, (0, 0, 1, 1), 0.3), (2, 1, (0, 0, 1, 1), 0.4))])
+    assert joined.scores.tolist() == [0.3, 0.9, 0.4]
+
+
+def test_joining_nothing_gives_no_rows():
+    assert_equal_rows(join_rows([]), rows_of())
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+detections = st.tuples(st.integers(0, 2**62), st.integers(0, 2**62), st.tuples(*[finite] * 4), finite)
+
+
+@given(st.lists(detections, max_size=4))
+def test_detections_read_back_are_equal_bit_by_bit(tmp_path_factory, found):
+    rows, path = rows_of(*found), tmp_path_factory.getbasetemp() / "detections.json"
+    path.write_text(detections_json(rows))
+    assert_equal_rows(load_detections(path), rows)
+
+
+def test_sha256_is_that_of_the_written_file(tmp_path):
+    text = detections_json(random_rows(1))
+    (tmp_path / "detections.json").write_text(text)
+    assert sha256_of(text) == hashlib.sha256((tmp_path / "detections.json").read_bytes()).hexdigest()
+
+
+def test_a_detection_is_a_line_in_cocos_result_format():
+    line = detections_json(rows_of((139, 62, (1.5, 2, 30.25, 4), 0.125))).splitlines()[1]
+    assert json.loads(line) == {
+        "image_id": 139,
+        "category_id": 62,
+        "bbox": [1.5, 2, 30.25, 4],
+        "score": 0.125,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '[{"image_id": 1}]', '{"images": []}', "[" * 100_000])
+def test_a_file_without_detections_is_refused_by_name(tmp_path, text):
+    (tmp_path / "found.json").write_text(text)
+    with pytest.raises(InputError, match=r"cannot read detections from .*found\.json"):
+        load_detections(tmp_path / "found.json")
+
+
+def test_scoring_does_not_import_torch():
+    modules = "ssd_graph.data.coco, ssd_graph.scoring.evaluate, ssd_graph.data.loader"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

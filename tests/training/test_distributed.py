@@ -1,0 +1,85 @@
+"""Two gloo processes train as one: same gradient, same bits, one graph with one collective."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.data.coco import load_split
+from ssd_graph.graph.step import TrainStep
+from ssd_graph.training.metrics import read_records
+from ssd_graph.training.validate import Validator
+from tests import REPOSITORY
+from tests.graph.test_step import CONFIG, DEFAULTS, make_batch, new_state
+from tests.training.two_ranks import NUM_STEPS, RECIPE
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As many as each rank has: another number of threads adds in another order, which moves float32 by 2e-5."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny_coco, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [*launcher, "-m", "tests.training.two_ranks", str(out), str(tiny_coco)]
+    subprocess.run(command, check=True, env=environment, cwd=REPOSITORY, capture_output=True)
+    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_both_ranks_hold_the_same_bits_after_every_step(ranks):
+    assert ranks[0]["parameters"].shape[0] == NUM_STEPS
+    assert torch.equal(ranks[0]["parameters"], ranks[1]["parameters"])
+    assert not torch.equal(ranks[0]["parameters"][0], ranks[0]["parameters"][1])
+
+
+def test_the_gradient_is_the_average_of_the_single_rank_gradients(ranks):
+    gradients = []
+    for rank in range(2):
+        step = TrainStep(CONFIG, RECIPE)
+        state = new_state(step)
+        step(state, make_batch(rank), DEFAULTS, torch.tensor(0.002))
+        gradients.append(state.momentum)
+    average = (gradients[0] + gradients[1]) / 2
+    for result in ranks:
+        assert (result["first_gradient"] - average).abs().max() <= 1e-6 * average.abs().max()
+    assert (gradients[0] - gradients[1]).abs().max() > 0.01 * average.abs().max()
+
+
+def test_the_step_of_two_ranks_is_one_graph_with_one_collective(ranks):
+    assert [(r["num_graphs"], r["num_collectives"]) for r in ranks] == [(1, 1), (1, 1)]
+
+
+def test_means_and_gathering_reach_every_rank(ranks):
+    assert [(float(r["mean_of_ranks"]), r["gathered"]) for r in ranks] == [(0.5, [0, 10])] * 2
+
+
+def test_one_command_trains_and_validates_in_two_processes(tiny_coco, tmp_path):
+    flags = ["--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", "2", "--max-steps", "3"]
+    command = ["tools/train_graph.py", "--data", tiny_coco, "--cpus", "2", "--out", tmp_path, *flags]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "batch 2 x 2 on cpu" in done.stdout
+    assert done.stdout.count("Final Train Accuracy") == 1
+    assert load_checkpoint(tmp_path / "last.pth").step == 3
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "validation")] == [3]
+
+
+def test_two_processes_find_together_what_one_finds(ranks, tiny_coco):
+    split = load_split(tiny_coco, "val")
+    assert len(split) // 2 % 2 == 1  # each process fills up its last batch of two
+    alone = Validator(split, CONFIG, batch_size=2).detect(new_state(TrainStep(CONFIG, RECIPE)))
+    assert len(alone) > 100
+    for result in ranks:
+        for column, expected in zip(result["detections"], alone, strict=True):
+            assert np.array_equal(column.numpy(), expected)

@@ -1,0 +1,138 @@
+"""A run that is killed at any moment and resumed ends with the bits, and the log, of one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.training.metrics import read_records
+from tests import REPOSITORY
+
+NUM_STEPS = 40
+
+
+def start(data, out, *flags):
+    """tools/train_graph.py in a process group of its own."""
+    command = [
+        *("tools/train_graph.py", "--data", data, "--out", out, "--max-steps", NUM_STEPS, "--seed", 5),
+        *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 2, "--epochs", 100, "--backend", "eager"),
+        *("--evaluation", 2, 4, 6, "--print-every", 3, "--save-every", 5, "--ema", 0.9, *flags),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with (Path(out).parent / f"{Path(out).name}.txt").open("a") as console:
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def finish(process, out):
+    assert process.wait(timeout=300) == 0, (Path(out).parent / f"{Path(out).name}.txt").read_text()
+
+
+def wait_for_step(process, out, step):
+    """Return when the run has recorded a step of at least `step`."""
+    metrics = Path(out) / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.is_file() and any(r["step"] >= step for r in read_records(metrics, "train")):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"the run ended before step {step}")
+
+
+def interrupt(data, out, rng, *flags):
+    """Kill a run with all its processes at a random moment, then resume it."""
+    process = start(data, out, *flags)
+    wait_for_step(process, out, rng.choice([0, 9, 20, 33]))
+    time.sleep(rng.uniform(0, 0.3))
+    os.killpg(process.pid, signal.SIGKILL)  # ranks have process groups of their own and die with their launcher
+    process.wait()
+    finish(start(data, out, *flags, "--resume", "auto"), out)
+
+
+def assert_same_run(a, b):
+    first, second = (load_checkpoint(folder / "last.pth") for folder in (a, b))
+    assert first.step == second.step == NUM_STEPS
+    for name, tensor in {**first.tensors, **first.optimizer, "ema": first.ema}.items():
+        assert torch.equal(tensor, {**second.tensors, **second.optimizer, "ema": second.ema}[name]), name
+    for event in ("train", "validation"):
+        records = [read_records(folder / "metrics.jsonl", event) for folder in (a, b)]
+        for record in (*records[0], *records[1]):
+            record.pop("images_per_second", None)
+        assert records[0] == records[1]
+    assert (a / "best.pth").resolve().name == (b / "best.pth").resolve().name
+    assert sorted(f.name for f in a.iterdir()) == sorted(f.name for f in b.iterdir())
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_coco, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight") / "run"
+    finish(start(tiny_coco, out), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def straight_pair(tiny_coco, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight_pair") / "run"
+    finish(start(tiny_coco, out, "--cpus", 2), out)
+    return out
+
+
+def test_the_log_of_a_run_has_every_window_and_validation_once(straight):
+    steps = [r["step"] for r in read_records(straight / "metrics.jsonl", "train")]
+    # Saves at multiples of 5 and at the validations after 2, 4 and 6 epochs of 11 images end a window too.
+    expected = {*range(3, NUM_STEPS, 3), *range(5, NUM_STEPS + 1, 5), 11, 22, 33}
+    assert steps == sorted(expected)
+    assert [r["step"] for r in read_records(straight / "metrics.jsonl", "validation")] == [11, 22, 33, 40]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_and_resumed_run_has_the_same_bits(straight, tiny_coco, tmp_path, workers):
+    interrupt(tiny_coco, tmp_path / "run", random.Random(workers), "--workers", workers)
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_two_killed_and_resumed_ranks_have_the_same_bits(straight_pair, tiny_coco, tmp_path):
+    interrupt(tiny_coco, tmp_path / "run", random.Random(7), "--cpus", 2)
+    assert_same_run(straight_pair, tmp_path / "run")
+
+
+def test_a_killed_rank_is_restarted_and_the_run_has_the_same_bits(straight_pair, tiny_coco, tmp_path):
+    out = tmp_path / "run"
+    process = start(tiny_coco, out, "--cpus", 2)
+    wait_for_step(process, out, 9)
+    victim = random.Random(3).choice(children(process.pid))
+    os.kill(victim, signal.SIGKILL)
+    finish(process, out)
+    assert "killed by signal 9; restart 1 of 3" in (tmp_path / "run.txt").read_text()
+    assert_same_run(straight_pair, out)
+
+
+def children(pid):
+    """Processes that are ranks of a launcher."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ranks = [int(p) for p in found if b"train_graph.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    return ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", [("--workers", 0), ("--workers", 2), ("--cpus", 2)], ids=["no workers", "two workers", "two ranks"]
+)
+def test_ten_kills_change_no_bit(straight, straight_pair, tiny_coco, tmp_path, flags):
+    for attempt in range(10):
+        out = tmp_path / f"run{attempt}"
+        interrupt(tiny_coco, out, random.Random(attempt), *flags)
+        assert_same_run(straight_pair if "--cpus" in flags else straight, out)

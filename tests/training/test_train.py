@@ -1,0 +1,239 @@
+"""A run writes what it promises, resumes to the same bits, and mends nothing silently."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.convert import export_published
+from ssd_graph.cli import InputError
+from ssd_graph.config import RECIPES
+from ssd_graph.scoring.evaluate import STAT_NAMES
+from ssd_graph.training.metrics import read_records
+from ssd_graph.training.validate import Validations
+from tests.conftest import train_tiny
+
+
+def test_a_run_leaves_checkpoints_and_metrics_and_nothing_else(trained):
+    steps = [3, 6]  # after an epoch of 11 images in batches of 4, and at the end
+    files = [f"step-{step:08}.pth{suffix}" for step in steps for suffix in ("", ".sha256")]
+    assert sorted(f.name for f in trained.iterdir()) == ["best.pth", "last.pth", "metrics.jsonl", "model.onnx", *files]
+    assert load_checkpoint(trained / "last.pth").step == 6
+
+
+def test_metrics_record_losses_rate_and_speed(trained):
+    records = read_records(trained / "metrics.jsonl", "train")
+    assert [r["step"] for r in records] == [2, 3, 4, 6]  # a checkpoint ends the window
+    for r in records:
+        assert r["loss"] == pytest.approx(r["box_loss"] + r["class_loss"], rel=1e-5)
+        assert r["images_per_second"] > 0
+    assert records[-1]["learning_rate"] == 0.04 * 4 / 32
+
+
+def test_validation_follows_every_epoch_and_the_last_step(trained):
+    records = read_records(trained / "metrics.jsonl", "validation")
+    assert [r["step"] for r in records] == [3, 6]
+    assert all(set(STAT_NAMES) < set(r) for r in records)
+
+
+def test_the_checkpoint_says_what_made_it(trained):
+    checkpoint = load_checkpoint(trained / "last.pth")
+    assert checkpoint.model.preset == "ssd300-nano"
+    assert checkpoint.categories.ids == (2, 3, 5, 7, 11, 13)
+    assert checkpoint.run["recipe"]["batch_size"] == 4
+    assert (checkpoint.run["seed"], checkpoint.run["world_size"], checkpoint.run["amp"]) == (1, 1, "off")
+    assert len(checkpoint.run["train_fingerprint"]) == 64
+
+
+def test_resuming_gives_the_bits_of_a_straight_run(trained, tiny_coco, tmp_path):
+    train_tiny(tiny_coco, tmp_path, max_steps=4)
+    train_tiny(tiny_coco, tmp_path, max_steps=6, resume="auto")
+    straight, resumed = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path))
+    assert resumed.step == straight.step == 6
+    for name, tensor in {**straight.tensors, **straight.optimizer}.items():
+        assert torch.equal({**resumed.tensors, **resumed.optimizer}[name], tensor), name
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "train")] == [2, 3, 4, 6]
+
+
+def test_another_seed_gives_another_run(trained, tiny_coco, tmp_path):
+    train_tiny(tiny_coco, tmp_path, max_steps=2, seed=2)
+    first = [read_records(folder / "metrics.jsonl", "train")[0]["loss"] for folder in (trained, tmp_path)]
+    assert first[0] != first[1]
+
+
+def test_a_finished_run_cannot_be_resumed(trained, tiny_coco):
+    with pytest.raises(InputError, match="nothing left to train"):
+        train_tiny(tiny_coco, trained, max_steps=6, resume="auto")
+    assert load_checkpoint(trained / "last.pth").step == 6
+
+
+def test_different_categories_in_the_two_files_are_refused(tiny_coco, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("train2017", "val2017"):
+        (root / name).symlink_to(tiny_coco / name)
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        content = json.loads((tiny_coco / "annotations" / f"instances_{split}2017.json").read_text())
+        if split == "val":
+            content["categories"].append({"id": 99, "name": "new"})
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="different categories"):
+        train_tiny(root, tmp_path / "out", max_steps=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_checkpoints_is_not_written_to_unasked(trained, tiny_coco, tmp_path):
+    before = (trained / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="--resume auto, or give another --out, or --overwrite"):
+        train_tiny(tiny_coco, trained, max_steps=6)
+    assert (trained / "metrics.jsonl").read_bytes() == before
+    for _ in range(2):
+        train_tiny(tiny_coco, tmp_path, max_steps=2, overwrite=True)
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "train")] == [2]
+
+
+def test_auto_begins_where_there_is_nothing_to_resume(tiny_coco, tmp_path):
+    train_tiny(tiny_coco, tmp_path, max_steps=2, resume="auto")
+    assert load_checkpoint(tmp_path / "last.pth").step == 2
+
+
+def test_resuming_with_another_recipe_says_what_changed(trained, tiny_coco, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, evaluation_epochs=(), weight_decay=0.125)
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=7, resume="auto", recipe=recipe, seed=9)
+    assert (
+        "not the continuation of the same run: seed 1 -> 9, weight_decay 0.0005 -> 0.125\n" in capsys.readouterr().out
+    )
+
+
+def test_resuming_on_changed_annotations_is_refused(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    shutil.copytree(tiny_coco, tmp_path / "data")
+    file = tmp_path / "data" / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has changed since the checkpoint was written"):
+        train_tiny(tmp_path / "data", tmp_path / "run", max_steps=7, resume="auto")
+
+
+def test_a_damaged_last_checkpoint_falls_back_and_the_run_goes_on(trained, tiny_coco, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "last.pth").write_bytes(b"cut off")
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=6, resume="auto")
+    assert "is damaged" in capsys.readouterr().out
+    for name, tensor in load_checkpoint(trained / "last.pth").tensors.items():
+        assert torch.equal(load_checkpoint(tmp_path / "run" / "last.pth").tensors[name], tensor), name
+
+
+def test_scores_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if not line.startswith('{"event": "validation", "step": 6')))
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=8, resume="auto")
+    kept, again = (read_records(folder / "metrics.jsonl", "validation") for folder in (trained, tmp_path / "run"))
+    assert [r["step"] for r in again] == [3, 6, 8]
+    assert again[1] == kept[1]
+
+
+def test_reaching_the_threshold_ends_the_run_and_the_best_model_stays(tiny_coco, tmp_path, capsys):
+    recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(1.0,), threshold=0.0)
+    train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe)
+    assert "reaches --threshold 0.0" in capsys.readouterr().out
+    last = read_records(tmp_path / "metrics.jsonl", "train")[-1]["step"]
+    assert last < 40
+    assert load_checkpoint(tmp_path / "best.pth").step == 3
+    with pytest.raises(InputError, match="AP has reached --threshold"):
+        train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe, resume="auto")
+
+
+def test_steps_that_stay_non_finite_end_the_run_and_name_the_last_checkpoint(tiny_coco, tmp_path):
+    recipe = replace(RECIPES["shapes"], batch_size=2, evaluation_epochs=(), learning_rate=1e30, warmup_epochs=0.0)
+    with pytest.raises(InputError, match=r"non-finite gradients and were skipped; the last checkpoint is .*last\.pth"):
+        train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe, max_skipped=5, print_every=1, save_every=1)
+    last = read_records(tmp_path / "metrics.jsonl", "train")[-1]
+    assert last["loss"] is None  # NaN is not JSON
+    assert last["skipped_steps"] >= 5
+    assert load_checkpoint(tmp_path / "last.pth").optimizer["num_skipped"] > 0
+
+
+def test_validation_leaves_the_training_state_untouched(tiny_coco, tmp_path, monkeypatch):
+    states = []
+    begin = Validations.begin
+
+    def watched(self, state, step):
+        states.append([t.clone() for t in state if t is not None])
+        begin(self, state, step)
+        states.append([t.clone() for t in state if t is not None])
+
+    monkeypatch.setattr(Validations, "begin", watched)
+    train_tiny(tiny_coco, tmp_path, max_steps=3)
+    assert len(states) == 2
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def test_a_performance_run_measures_single_steps_and_writes_no_checkpoint(tiny_coco, tmp_path, capsys):
+    train_tiny(tiny_coco, tmp_path, max_steps=5, performance=True)
+    out = capsys.readouterr().out
+    assert "Median step with data wait" in out
+    assert "Median step without data wait" in out
+    assert [f.name for f in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_tensorboard_gets_every_number(tiny_coco, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_tiny(tiny_coco, tmp_path, max_steps=3, tensorboard=True)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [2, 3]
+    assert {"validation/AP", "validation/per_class/disc"} <= set(events.Tags()["scalars"])
+
+
+@pytest.fixture
+def standing_still():
+    """A recipe whose steps change no weight."""
+    return replace(RECIPES["shapes"], batch_size=2, evaluation_epochs=(), learning_rate=0.0, warmup_epochs=0.0)
+
+
+def same_weights(a, b, *prefixes):
+    """Whether each parameter whose name has one of the prefixes is the same in two checkpoints."""
+    parameters = {n for n in a.tensors if not n.endswith(("running_mean", "running_var"))}
+    return [torch.equal(a.tensors[n], b.tensors[n]) for n in sorted(parameters) if n.startswith(prefixes)]
+
+
+@pytest.mark.parametrize("layout", [None, "asc", "ref"])
+def test_a_run_begins_with_the_weights_of_a_checkpoint_ours_or_published(
+    trained, tiny_coco, tmp_path, standing_still, layout
+):
+    file = trained / "last.pth"
+    if layout:
+        export_published(file, tmp_path / "iter_6.pt", layout)
+        file = tmp_path / "iter_6.pt"
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=file)
+    before, after = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path / "run"))
+    assert after.step == 1
+    assert all(same_weights(before, after, ""))
+
+
+def test_fine_tuning_on_other_categories_starts_the_heads_anew(trained, tiny_coco, tmp_path, standing_still):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_coco, data)
+    for file in (data / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 99, "name": "new"})
+        file.write_text(json.dumps(content))
+    train_tiny(data, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=trained / "last.pth")
+    before, after = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path / "run"))
+    assert (before.model.num_classes, after.model.num_classes) == (7, 8)
+    assert all(same_weights(before, after, "trunk.", "extra."))
+    assert not any(same_weights(before, after, "box_head."))
+
+
+def test_fine_tuning_from_another_preset_is_refused(trained, tiny_coco, tmp_path, standing_still):
+    with pytest.raises(InputError, match="does not fit ssd300-r18"):
+        train_tiny(tiny_coco, tmp_path, preset="ssd300-r18", recipe=standing_still, checkpoint=trained / "last.pth")
+    assert list(tmp_path.iterdir()) == []
