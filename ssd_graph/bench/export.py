@@ -25,7 +25,8 @@ from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_image
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import Detector
-from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows, detection_rows, join_rows
+from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
+from ssd_graph.scoring.evaluate import CocoScorer
 
 FORMS = {
     "fp32": ExportOptions(),

@@ -38,7 +38,7 @@ class Metrics(NamedTuple):
 
 
 class TrainStep:
-    """`step(state, batch, learning_rate)` trains once; everything that may change from step to step is a tensor."""
+    """`step(state, batch, defaults, learning_rate)` trains once; what may change from step to step is a tensor."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 class Predict:
-    """`predict(state, images)` is the network in evaluation mode."""
+    """`predict(parameters, bn_statistics, images)` is the network in evaluation mode."""
 
     def __init__(self, config: ModelConfig, *, amp: Amp = "off") -> None:
         with torch.device("meta"):

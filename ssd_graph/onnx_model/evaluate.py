@@ -23,15 +23,9 @@ from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
-from ssd_graph.scoring.evaluate import (
-    CocoScorer,
-    CocoScores,
-    DetectionRows,
-    detection_rows,
-    detections_json,
-    join_rows,
-    sha256_of,
-)
+from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
+from ssd_graph.scoring.detections_file import detections_json, sha256_of
+from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.scorers import SCORERS
 
 _BATCHES_AHEAD = 3

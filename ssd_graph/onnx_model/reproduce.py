@@ -12,7 +12,9 @@ import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.evaluate import OnnxResult, RunSettings
-from ssd_graph.scoring.evaluate import STAT_NAMES, DetectionRows, load_detections
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.evaluate import STAT_NAMES
 from ssd_graph.scoring.summary import read_summary
 
 SAME_NUMBERS = 1e-6

@@ -20,7 +20,9 @@ import numpy as np
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import CocoSplit, load_split
 from ssd_graph.scoring.bootstrap import LEVEL, ResampledAp, draw_images, interval, mean_ap
-from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer, DetectionRows, load_detections
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from ssd_graph.scoring.summary import read_summary
 
 NUM_RESAMPLES = 1000

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.evaluate import CocoScorer
 
 IOU = 0.5
 """Overlap from which a detection counts as being on an object."""

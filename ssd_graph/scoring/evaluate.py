@@ -1,41 +1,25 @@
 """Detections -> COCO numbers, by pycocotools or faster-coco-eval, without torch."""
 
-# N images, D detections an image, R detections of all images, T IoU thresholds, K categories by id
+# T IoU thresholds, K categories by id
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
+from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.scorers import quiet, scorer_classes
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in pycocotools' order; -1 where there is no ground truth of that size."""
-
-
-class DetectionRows(NamedTuple):
-    """Detections of many images in COCO's result format."""
-
-    image_ids: np.ndarray
-    """int64 [R]."""
-    category_ids: np.ndarray
-    """int64 [R]."""
-    boxes_xywh: np.ndarray
-    """float64 [R, 4], pixels of the original image."""
-    scores: np.ndarray
-    """float64 [R]."""
-
-    def __len__(self) -> int:  # type: ignore[override]
-        return len(self.scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +34,6 @@ class CocoScores:
     """The scorer's own summary of the twelve numbers."""
     precision: np.ndarray = field(compare=False, repr=False)
     """float64 [T, 101, K]: interpolated precision at recalls 0 to 1, IoU 0.5 to 0.95; -1 without ground truth."""
-
-
-def detection_rows(
-    image_ids: np.ndarray,
-    sizes: np.ndarray,
-    num_detections: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-) -> DetectionRows:
-    """Rows of a batch of detections (see postprocess.Detections), in image pixels.
-
-    Args:
-        image_ids: int64 [N].
-        sizes: int32 [N, 2], width and height.
-        num_detections: int64 [N].
-        boxes: float32 xyxy [N, D, 4], relative.
-        scores: float32 [N, D].
-        labels: int64 [N, D], category ids.
-    """
-    found = np.arange(boxes.shape[1]) < num_detections[:, None]
-    pixels = boxes.astype(np.float64) * np.tile(sizes, 2)[:, None, :]
-    pixels[..., 2:] -= pixels[..., :2]
-    owners = np.broadcast_to(image_ids[:, None], found.shape)
-    return DetectionRows(owners[found], labels[found], pixels[found], scores[found].astype(np.float64))
-
-
-def join_rows(parts: list[DetectionRows]) -> DetectionRows:
-    """All rows by image id, within an image in the order given; independent of how the images were batched."""
-    joined = DetectionRows(*(np.concatenate(columns) for columns in zip(_NO_ROWS, *parts, strict=True)))
-    order = np.argsort(joined.image_ids, kind="stable")
-    return DetectionRows(*(column[order] for column in joined))
-
-
-_NO_ROWS = DetectionRows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0))
 
 
 class CocoScorer:
@@ -212,40 +161,3 @@ def _require_numbers(dataset: dict[str, Any]) -> None:
 
 
 _IDS = {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id")}
-
-
-def detections_json(rows: DetectionRows) -> str:
-    """COCO's result format with every digit, one detection a line."""
-    lines = (
-        f'{{"image_id":{image},"category_id":{category},"bbox":[{x!r},{y!r},{w!r},{h!r}],"score":{score!r}}}'
-        for image, category, (x, y, w, h), score in zip(*(column.tolist() for column in rows), strict=True)
-    )
-    return "[\n" + ",\n".join(lines) + "\n]\n"
-
-
-def sha256_of(text: str) -> str:
-    """Hex digest of UTF-8 text; of `detections_json` it is what `sha256sum detections.json` prints."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def load_detections(path: Path) -> DetectionRows:
-    """Read COCO's result format.
-
-    Raises:
-        InputError: the file is missing or is something else.
-    """
-    try:
-        items = json.loads(path.read_bytes())
-        if not isinstance(items, list):
-            raise ValueError(f"it holds a {type(items).__name__}, not a list")
-        rows = DetectionRows(
-            np.array([d["image_id"] for d in items], np.int64),
-            np.array([d["category_id"] for d in items], np.int64),
-            np.array([d["bbox"] for d in items], np.float64).reshape(len(items), 4),
-            np.array([d["score"] for d in items], np.float64),
-        )
-        if not (np.isfinite(rows.boxes_xywh).all() and np.isfinite(rows.scores).all()):
-            raise ValueError("a box or score is not a number")
-        return rows
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"cannot read detections from {path}: {error}") from error

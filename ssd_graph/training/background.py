@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.scoring.evaluate import CocoScorer, CocoScores, DetectionRows
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 
 
 class BackgroundScorer:

@@ -58,10 +58,6 @@ class RunLog:
             for name, value in _flatten(event, values):
                 self._board.add_scalar(name, value, step)
 
-    def records(self, event: str) -> list[dict[str, Any]]:
-        """What is in the file of one kind of event; nothing on other ranks."""
-        return read_records(self._path, event) if self._path is not None else []
-
     def sync(self) -> None:
         """Make sure that a power cut loses no record so far."""
         if self._file is not None:

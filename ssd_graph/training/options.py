@@ -76,14 +76,3 @@ class TrainOptions:
 def default_workers(devices: str, num_devices: int) -> int:
     """Decoding processes of a device when nobody says: the machine's cores shared out, but where cores are devices."""
     return 2 if devices == "cpu" else min(16, max(2, (os.cpu_count() or 2) // num_devices))
-
-
-_DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")
-
-
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of two runs' settings (see Trainer.settings) differs and makes them different runs."""
-    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size")]
-    recipe = before["recipe"] if isinstance(before.get("recipe"), dict) else {}
-    pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
-    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,11 +15,13 @@ from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Predict
-from ssd_graph.scoring.evaluate import CocoScores, DetectionRows, detection_rows, join_rows
+from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
+from ssd_graph.scoring.evaluate import CocoScores
 from ssd_graph.training.background import BackgroundScorer
 from ssd_graph.training.distributed import World
 from ssd_graph.training.metrics import RunLog
 from ssd_graph.training.mlperf_log import MLPerfLog
+from ssd_graph.training.plan import RunPlan
 from ssd_graph.training.run_folder import RunFolder
 
 
@@ -65,48 +67,40 @@ class Validator:
 
 
 class Validations:
-    """Which steps are validated, and what becomes of the scores; none that lies behind a checkpoint is ever lost."""
+    """What becomes of the scores of a run's validations; none that lies behind a checkpoint is ever lost."""
 
     def __init__(
         self,
+        plan: RunPlan,
         validator: Validator,
-        steps: Collection[int],
-        threshold: float | None,
-        world: World,
         folder: RunFolder,
         log: RunLog,
         mlperf: MLPerfLog,
     ) -> None:
         self.scores: CocoScores | None = None
         """Of the last validation, on rank 0."""
-        self._validator, self._steps, self._threshold = validator, steps, threshold
-        self._world, self._folder, self._log, self._mlperf = world, folder, log, mlperf
+        self._plan, self._validator, self._folder, self._log, self._mlperf = plan, validator, folder, log, mlperf
+        self._threshold = plan.recipe.threshold
         self._scorer = BackgroundScorer(validator.split)
         self._scored_step = 0
-        records = log.records("validation")
-        self._recorded_steps = {record["step"] for record in records}
-        self._best_ap = max((record["AP"] for record in records), default=-1.0)
+        self._best_ap = max(plan.validated.values(), default=-1.0)
 
     @property
     def passed(self) -> bool:
         """Whether the best model so far reaches the threshold; only rank 0 knows."""
         return self._threshold is not None and self._best_ap >= self._threshold
 
-    def due(self, step: int) -> bool:
-        """Whether the state after so many steps is to be validated."""
-        return step in self._steps
-
     def begin(self, state: TrainState, step: int) -> None:
         """Detect now, on all processes; score later."""
         self._mlperf.eval_start(step)
         rows = self._validator.detect(state)
         self._scored_step = step
-        if self._world.is_main:
+        if self._plan.world.is_main:
             self._scorer.begin(rows)
 
     def make_up_for(self, state: TrainState, step: int) -> None:
         """Validate `state` again if the run that wrote it was killed before the scores came."""
-        if self.due(step) and not self._world.from_main(step in self._recorded_steps):
+        if step in self._plan.validation_steps and not self._plan.world.from_main(step in self._plan.validated):
             self.begin(state, step)
 
     def collect(self, *, wait: bool) -> None:

@@ -16,7 +16,8 @@ from ssd_graph.data.coco import load_split
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
-from ssd_graph.scoring.evaluate import STAT_NAMES, load_detections
+from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.evaluate import STAT_NAMES
 from ssd_graph.training.metrics import read_records
 
 

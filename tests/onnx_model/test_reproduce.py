@@ -11,7 +11,8 @@ from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
 from ssd_graph.onnx_model.reproduce import compare, first_difference, load_recorded
-from ssd_graph.scoring.evaluate import DetectionRows, detections_json, sha256_of
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.detections_file import detections_json, sha256_of
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from PIL import Image
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report import write_report
-from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows, join_rows
+from ssd_graph.scoring.detections import DetectionRows, join_rows
+from ssd_graph.scoring.evaluate import CocoScorer
 
 TRAINING = "".join(
     json.dumps(record) + "\n"

@@ -10,7 +10,8 @@ import pytest
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
 from ssd_graph.report import write_report
-from ssd_graph.scoring.evaluate import STAT_NAMES, DetectionRows
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.evaluate import STAT_NAMES
 from tests.report.conftest import as_result, made_detections, small_split, without_detections
 
 VOID = {"meta", "img"}

@@ -15,7 +15,7 @@ from ssd_graph.report.pictures import MAX_BYTES, MAX_SIDE, Box, label_spots, pic
 from ssd_graph.scoring.diagnosis import f1_of, image_counts, match, outcome
 from ssd_graph.scoring.evaluate import CocoScorer
 from tests.report.conftest import made_detections, small_split, without_detections
-from tests.scoring.test_evaluate import rows_of
+from tests.scoring.test_detections import rows_of
 
 
 def diagnosed(split, rows, threshold=0.3):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ssd_graph.scoring.bootstrap import ResampledAp, draw_images, interval, mean_ap
-from ssd_graph.scoring.evaluate import CocoScorer, load_detections
-from tests.scoring.test_evaluate import rows_of
+from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.evaluate import CocoScorer
+from tests.scoring.test_detections import rows_of
 
 
 def golden(shared, case):

@@ -12,7 +12,9 @@ from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
 from ssd_graph.onnx_model.evaluate import OnnxResult, write_result
 from ssd_graph.scoring.compare import MIN_IMAGES, compare, load_evaluation
-from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer, DetectionRows, detections_json, sha256_of
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.detections_file import detections_json, sha256_of
+from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from tests import REPOSITORY
 from tests.report.conftest import made_detections, true_detections
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.diagnosis import (
     NO_OBJECT,
     NOT_COUNTED,
@@ -17,8 +18,8 @@ from ssd_graph.scoring.diagnosis import (
     outcome,
     sweep,
 )
-from ssd_graph.scoring.evaluate import CocoScorer, load_detections
-from tests.scoring.test_evaluate import rows_of
+from ssd_graph.scoring.evaluate import CocoScorer
+from tests.scoring.test_detections import rows_of
 
 CAT, DOG = 3, 4
 CATEGORIES = np.array([CAT, DOG])

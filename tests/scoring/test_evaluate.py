@@ -1,46 +1,17 @@
-"""Proves the scorer against the numbers that public evaluators publish and against precision worked out by
-hand, and that detections survive the way to disk and back bit by bit.
-"""
+"""Proves the scorer against the numbers that public evaluators publish and against precision worked out by hand."""
 
-import hashlib
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ssd_graph.cli import InputError
-from ssd_graph.scoring.evaluate import (
-    STAT_NAMES,
-    CocoScorer,
-    DetectionRows,
-    detection_rows,
-    detections_json,
-    join_rows,
-    load_detections,
-    sha256_of,
-)
+from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from ssd_graph.scoring.scorers import SCORERS
-
-
-def rows_of(*detections):
-    """Rows from (image id, category id, xywh, score)."""
-    images, categories, boxes, scores = zip(*detections, strict=True) if detections else ([], [], [], [])
-    return DetectionRows(
-        np.array(images, np.int64),
-        np.array(categories, np.int64),
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(scores, np.float64),
-    )
-
-
-def assert_equal_rows(rows, expected):
-    for name, column, other in zip(rows._fields, rows, expected, strict=True):
-        np.testing.assert_array_equal(column, other, err_msg=name)
-        assert column.dtype == other.dtype
+from tests.scoring.test_detections import rows_of
 
 
 @pytest.fixture
@@ -272,84 +243,6 @@ def test_ground_truth_that_the_scorers_would_fail_on_is_refused(truth, kind, ent
 def test_missing_ground_truth_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"cannot read ground truth from .*gone\.json"):
         CocoScorer(tmp_path / "gone.json")
-
-
-def test_detection_rows_are_pixels_of_the_original_image():
-    rows = detection_rows(
-        image_ids=np.array([11, 12]),
-        sizes=np.array([[640, 480], [100, 200]], np.int32),
-        num_detections=np.array([1, 2]),
-        boxes=np.array([[[0.25, 0.5, 0.75, 1], [9, 9, 9, 9]], [[0, 0, 0.5, 0.5], [0.5, 0.25, 1, 0.75]]]),
-        scores=np.array([[0.5, 9], [0.75, 0.25]], np.float32),
-        labels=np.array([[90, 9], [1, 7]]),
-    )
-    half, quarter = (0, 0, 50, 100), (50, 50, 50, 100)
-    expected = rows_of((11, 90, (160, 240, 320, 240), 0.5), (12, 1, half, 0.75), (12, 7, quarter, 0.25))
-    assert_equal_rows(rows, expected)
-
-
-def split_rows(rows, chosen):
-    return DetectionRows(*(column[chosen] for column in rows))
-
-
-def random_rows(seed, num_images=6):
-    rng = np.random.default_rng(seed)
-    images = np.repeat(rng.permutation(num_images) * 7, 4)
-    count = len(images)
-    return DetectionRows(images, rng.integers(1, 91, count), rng.normal(0, 300, (count, 4)), rng.random(count))
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_joined_rows_do_not_depend_on_batching(batch):
-    rows = random_rows(0)
-    ids = np.unique(rows.image_ids)
-    parts = [split_rows(rows, np.isin(rows.image_ids, ids[i : i + batch])) for i in range(0, len(ids), batch)]
-    joined = join_rows(parts[::-1])
-    assert_equal_rows(joined, join_rows([rows]))
-    assert joined.image_ids.tolist() == sorted(rows.image_ids.tolist())
-
-
-def test_joined_rows_keep_the_order_within_an_image():
-    joined = join_rows([rows_of((2, 1, (0, 0, 1, 1), 0.9), (1, 1, (0, 0, 1, 1), 0.3), (2, 1, (0, 0, 1, 1), 0.4))])
-    assert joined.scores.tolist() == [0.3, 0.9, 0.4]
-
-
-def test_joining_nothing_gives_no_rows():
-    assert_equal_rows(join_rows([]), rows_of())
-
-
-finite = st.floats(allow_nan=False, allow_infinity=False)
-detections = st.tuples(st.integers(0, 2**62), st.integers(0, 2**62), st.tuples(*[finite] * 4), finite)
-
-
-@given(st.lists(detections, max_size=4))
-def test_detections_read_back_are_equal_bit_by_bit(tmp_path_factory, found):
-    rows, path = rows_of(*found), tmp_path_factory.getbasetemp() / "detections.json"
-    path.write_text(detections_json(rows))
-    assert_equal_rows(load_detections(path), rows)
-
-
-def test_sha256_is_that_of_the_written_file(tmp_path):
-    text = detections_json(random_rows(1))
-    (tmp_path / "detections.json").write_text(text)
-    assert sha256_of(text) == hashlib.sha256((tmp_path / "detections.json").read_bytes()).hexdigest()
-
-
-def test_a_detection_is_a_line_in_cocos_result_format():
-    line = detections_json(rows_of((139, 62, (1.5, 2, 30.25, 4), 0.125))).splitlines()[1]
-    assert json.loads(line) == {
-        "image_id": 139,
-        "category_id": 62,
-        "bbox": [1.5, 2, 30.25, 4],
-        "score": 0.125,
-    }
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '[{"image_id": 1}]', '{"images": []}', "[" * 100_000])
-def test_a_file_without_detections_is_refused_by_name(tmp_path, text):
-    (tmp_path / "found.json").write_text(text)
-    with pytest.raises(InputError, match=r"cannot read detections from .*found\.json"):
-        load_detections(tmp_path / "found.json")
 
 
 def test_scoring_does_not_import_torch():

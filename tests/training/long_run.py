@@ -45,10 +45,10 @@ class Watched(Trainer):
 
     figures: ClassVar = {}
 
-    def _after_step(self) -> None:
-        super()._after_step()
+    def _after_step(self, records) -> None:
+        super()._after_step(records)
         if self.step % EVERY == 0:
-            self.validations.collect(wait=True)  # the process that scores has files and threads on this side too
+            records.validations.collect(wait=True)  # the process that scores has files and threads on this side too
             self.figures[self.step] = held()
 
 

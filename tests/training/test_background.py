@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ssd_graph.data.coco import load_split
-from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.training.background import BackgroundScorer
 
 

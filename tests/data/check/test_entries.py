@@ -16,7 +16,8 @@ from ssd_graph.data.check.entries import BOX_KINDS, check_annotations, check_cat
 from ssd_graph.data.check.folder import check_split, write_cleaned
 from ssd_graph.data.check.problems import Findings
 from ssd_graph.data.coco import load_split
-from ssd_graph.scoring.evaluate import CocoScorer, DetectionRows
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.evaluate import CocoScorer
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
 HUGE = 10**400

@@ -1,0 +1,168 @@
+"""What a run will do: its options, its data and the checkpoint that it goes on from, taken together.
+
+Every process makes the same plan, before anything is computed or written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_trunk
+from ssd_graph.checkpoints.convert import load_weights
+from ssd_graph.cli import InputError
+from ssd_graph.compilers.backend import DeviceKind
+from ssd_graph.config import Amp, model_config
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.state import StateLayout, TrainState
+from ssd_graph.training.distributed import World, broadcast_state
+from ssd_graph.training.metrics import read_records, require_log
+from ssd_graph.training.options import TrainOptions
+from ssd_graph.training.run_folder import RunFolder
+from ssd_graph.training.schedule import Schedule
+
+_DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")
+
+
+def checkpoint_to_resume(options: TrainOptions) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to continue, if any, and what to say about it.
+
+    Raises:
+        InputError: it is damaged, or the folder holds a run that nobody asked to continue.
+    """
+    folder = RunFolder(options.out)
+    if options.resume is None:
+        if folder.last.is_file() and not options.overwrite:
+            raise InputError(
+                f"{options.out} holds a run's checkpoints; continue it with --resume auto, or give another --out, or "
+                "--overwrite"
+            )
+        return None, []
+    if options.resume == "auto":
+        return folder.load_last()
+    file = Path(options.resume)
+    if file.name == folder.last.name and file.is_file():
+        return RunFolder(file.parent).load_last()
+    return load_checkpoint(file), []
+
+
+class RunPlan:
+    """A run on one of its processes."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        kind: DeviceKind,
+        world: World,
+        splits: tuple[CocoSplit, CocoSplit],
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        """`splits` are those to train and to validate on.
+
+        Raises:
+            InputError: options, data and checkpoint do not fit together, or nothing is left to train.
+        """
+        self.options, self.kind, self.world, self.recipe = options, kind, world, options.recipe
+        self.amp: Amp = options.amp or kind.amp
+        self.backend = options.backend or kind.backend
+        self.train_split, self.val_split = splits
+        self.categories = self.train_split.categories
+        self.model = model_config(options.preset, self.categories.num_classes)
+        self.batch_size = self.recipe.batch_size * self.recipe.accumulate
+        """Images of a step on this process."""
+        self.schedule = Schedule(self.recipe, self.batch_size * world.size, len(self.train_split))
+        last = self.schedule.step_of_epoch(self.recipe.epochs)
+        self.last_step = min(last, options.max_steps) if options.max_steps is not None else last
+        self.validation_steps: set[int] = set()
+        if not options.performance:
+            self.validation_steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs}
+            self.validation_steps.add(self.last_step)
+        self._resumed = resumed
+        self.first_step = resumed.step if resumed else 0
+        self.metrics_file = options.out / "metrics.jsonl" if world.is_main else None
+        self._refuse_mismatches()
+        self.validated = self._validated()
+        """AP of each validated step before the first one; on rank 0 only."""
+        self._refuse_to_do_nothing()
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint says of the run that wrote it."""
+        return {
+            **self.options.settings(),
+            "amp": self.amp,
+            "backend": self.backend,
+            "world_size": self.world.size,
+            "train_fingerprint": self.train_split.fingerprint,
+        }
+
+    def changes(self) -> list[str]:
+        """What makes this another run than the one that it goes on from."""
+        return changed_settings(self._resumed.run, self.settings()) if self._resumed else []
+
+    def first_state(self, layout: StateLayout, device: torch.device) -> TrainState:
+        """The checkpoint's state, or that of step 0, the same on all processes.
+
+        Raises:
+            InputError: a file of weights cannot be used.
+        """
+        if self._resumed:
+            return self._resumed.state(layout, device)
+        torch.manual_seed(self.options.seed)
+        model = SSD300(self.model)
+        if self.options.backbone:
+            load_trunk(self.options.backbone, model.trunk)
+        if self.options.checkpoint:
+            load_weights(self.options.checkpoint, model, self.categories)
+        loss_scale = self.recipe.loss_scale if self.amp == "fp16" else 1.0
+        state = layout.new_state(model.to(device), loss_scale=loss_scale)
+        if self.recipe.ema_decay:
+            state = state._replace(ema=state.parameters.clone())
+        broadcast_state(state, self.world)
+        return state
+
+    def _refuse_mismatches(self) -> None:
+        if self.val_split.categories != self.categories:
+            raise InputError("training and validation annotations list different categories; use one list for both")
+        resumed = self._resumed
+        if not resumed:
+            return
+        if (resumed.model, resumed.categories) != (self.model, self.categories):
+            raise InputError(
+                f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
+                "begin a new run with its weights"
+            )
+        if "train_fingerprint" not in resumed.run:
+            raise InputError("the checkpoint to resume was imported, not trained here; begin with it by --checkpoint")
+        if resumed.run["train_fingerprint"] != self.train_split.fingerprint:
+            raise InputError(
+                f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
+                "to begin a new run with its weights"
+            )
+
+    def _validated(self) -> dict[int, float]:
+        if not self.metrics_file or not self.first_step:
+            return {}
+        require_log(self.metrics_file)
+        records = read_records(self.metrics_file, "validation")
+        return {record["step"]: record["AP"] for record in records if record["step"] <= self.first_step}
+
+    def _refuse_to_do_nothing(self) -> None:
+        if self.first_step >= self.last_step:
+            raise InputError(
+                f"nothing left to train: step {self.first_step} of {self.last_step} is done; give more --epochs"
+            )
+        threshold = self.recipe.threshold
+        reached = threshold is not None and max(self.validated.values(), default=-1.0) >= threshold
+        if self.world.from_main(reached):
+            raise InputError(f"nothing left to train: AP has reached --threshold {threshold}; give a higher one")
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of two runs' settings (see RunPlan.settings) differs and makes them different runs."""
+    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size")]
+    recipe = before["recipe"] if isinstance(before.get("recipe"), dict) else {}
+    pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]

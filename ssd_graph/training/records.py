@@ -1,0 +1,138 @@
+"""What a run leaves behind: checkpoints, console lines, metrics.jsonl, validations, an MLPerf log.
+
+All processes keep records in the same places of the loop; those of rank 0 speak and are on disk.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from ssd_graph.checkpoints.checkpoint import save_checkpoint
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.state import StateLayout, TrainState
+from ssd_graph.graph.step import Metrics
+from ssd_graph.training.meter import Meter, Window
+from ssd_graph.training.metrics import RunLog, duration
+from ssd_graph.training.mlperf_log import MLPerfLog
+from ssd_graph.training.plan import RunPlan
+from ssd_graph.training.run_folder import RunFolder
+from ssd_graph.training.validate import Validations, Validator
+
+
+@contextmanager
+def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Iterator[RunRecords]:
+    """The records of a run, in a folder that no other run can write to meanwhile.
+
+    Args:
+        clock_start: `time.time()` at which the run began, see MLPerfLog.
+
+    Raises:
+        InputError: another run has the folder, or a file cannot be written or continued.
+    """
+    folder = RunFolder(plan.options.out, plan.options.keep)
+    with folder.locked() if plan.world.is_main else nullcontext():
+        records = RunRecords(plan, folder, validator, clock_start)
+        try:
+            yield records
+        finally:
+            records.mlperf.close()
+            records.log.close()
+
+
+class RunRecords:
+    """The records of one run; `open_records` makes them."""
+
+    def __init__(self, plan: RunPlan, folder: RunFolder, validator: Validator, clock_start: float) -> None:
+        """Begin the records, or continue those of the run to resume without what was written after its first step."""
+        self._plan, self.folder = plan, folder
+        options = plan.options
+        self.log = RunLog(plan.metrics_file, plan.last_step, plan.first_step, tensorboard=options.tensorboard)
+        if plan.world.is_main:
+            folder.rewind(plan.first_step)
+        with torch.device("meta"):
+            parameters = [name for name, _ in SSD300(plan.model).named_parameters()]
+        self.mlperf = MLPerfLog(
+            options.mlperf_log if plan.world.is_main else None,
+            plan.schedule,
+            num_val_images=len(plan.val_split),
+            parameters=parameters,
+            seed=options.seed,
+            clock_start=clock_start,
+            first_step=plan.first_step,
+        )
+        self.validations = Validations(plan, validator, folder, self.log, self.mlperf)
+
+    def say_beginning(self, state: TrainState, notes: list[str]) -> None:
+        """What runs where on what; `notes` come first."""
+        plan, log, device = self._plan, self.log, state.parameters.device
+        for note in notes:
+            log.say(note)
+        if changes := plan.changes():
+            log.say(f"not the continuation of the same run: {', '.join(changes)}")
+        log.say(
+            f"{plan.model.preset}, {state.parameters.numel():,} parameters, {len(plan.train_split):,} training "
+            f"and {len(plan.val_split):,} validation images of {plan.model.num_classes - 1} categories, "
+            f"batch {plan.batch_size} x {plan.world.size} on {device.type} ({plan.backend}, amp {plan.amp}), "
+            f"steps {plan.first_step:,} to {plan.last_step:,}"
+        )
+        if device.type != "npu" and importlib.util.find_spec("torch_npu"):
+            log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
+        if plan.train_split.num_empty_boxes:
+            log.say(f"left out {plan.train_split.num_empty_boxes} boxes without area")
+
+    def report(self, step: int, window: Window, state: TrainState) -> None:
+        """A console line and a record of the steps since the last one, `step` steps being done."""
+        schedule, last_step = self._plan.schedule, self._plan.last_step
+        speed = window.steps_per_second * schedule.global_batch
+        rate = schedule.rate(step - 1)
+        epoch = step * schedule.global_batch / schedule.num_images
+        left = (last_step - step) * schedule.global_batch / speed if speed else 0.0
+        self.log.record(
+            "train",
+            step,
+            epoch=round(epoch, 4),
+            **dict(zip(Metrics._fields, window.losses, strict=True)),
+            learning_rate=rate,
+            images_per_second=round(speed, 3),
+            skipped_steps=int(state.num_skipped),
+            loss_scale=float(state.loss_scale),
+            skipped_images=window.counted,
+        )
+        self.log.say(
+            f"step {step}/{last_step} | epoch {epoch:.2f} | loss {window.losses[0]:.4f} "
+            f"(box {window.losses[1]:.4f}, class {window.losses[2]:.4f}) | lr {rate:.6f} | {speed:.1f} images/s | "
+            f"left {duration(left)}" + (f" | {window.counted} bad images skipped" if window.counted else "")
+        )
+
+    def save(self, state: TrainState, layout: StateLayout, step: int) -> None:
+        """Write the checkpoint of `step`."""
+        if not self._plan.world.is_main:
+            return
+        self.log.sync()
+        save_checkpoint(
+            self.folder.file_of(step),
+            state,
+            layout,
+            model=self._plan.model,
+            categories=self._plan.categories,
+            step=step,
+            run=self._plan.settings(),
+        )
+        self.folder.mark_last(step)
+
+    def say_results(self, meter: Meter, seconds: float) -> None:
+        """How well and how fast the run was, in the words of the seed's scripts."""
+        batch, scores = self._plan.schedule.global_batch, self.validations.scores
+        if scores is not None:
+            self.log.say(scores.table)
+        self.log.say(f"Final Performance images/sec : {meter.seed_speed() * batch:.2f}")
+        for name, step in zip(("with", "without"), meter.median_step(), strict=True):
+            if step:
+                self.log.say(f"Median step {name} data wait : {step * 1e3:.2f} ms, {batch / step:.2f} images/sec")
+        if scores is not None:
+            self.log.say(f"Final Train Accuracy : {scores.stats['AP']:.5f}")
+        self.log.say(f"E2E Training Duration sec : {seconds:.0f}")
