@@ -11,7 +11,7 @@ import warnings
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,6 +50,13 @@ def _refuse(error: InputError) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
     sys.exit(2)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Write a line to stderr, however often it is asked for; of several processes of a run the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{line}\n")
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], NoReturn]:

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         default="channels_last",
         help="of the images (default: %(default)s)",
     )
+    result.add_argument("--plain", action="store_true", help="without the changes of compilers/inductor.py")
     result.add_argument("--assemble", action="store_true", help="also compile the kernels to machine code")
     result.add_argument("--out", type=Path, metavar="FILE", help="write the Python and Triton code of inductor")
     result.add_argument(
@@ -51,11 +52,11 @@ def main() -> int:
     from ssd_graph.gpu.machine_code import assemble
 
     memory_format = MEMORY_FORMATS[args.memory_format]
-    lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, memory_format)
+    lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, memory_format, mended=not args.plain)
     if args.out:
         with atomic_write(args.out) as temporary:
             temporary.write_text(lowering.code)
-    options = {name: getattr(args, name) for name in ("preset", "amp", "world_size", "memory_format")}
+    options = {name: getattr(args, name) for name in ("preset", "amp", "world_size", "memory_format", "plain")}
     numbers, table = lowering.to_json(), lowering.table()
     if args.assemble:
         machine_code = assemble(lowering.code)

@@ -7,6 +7,7 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
@@ -15,20 +16,21 @@ import torch
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.converters import register_converters
-from ssd_graph.compilers.inductor import prepare_inductor
+from ssd_graph.compilers.inductor import mended_inductor
 from ssd_graph.config import Amp
 
 BACKENDS = (
     "eager",
     "aot_eager",
     "inductor",
+    "inductor:plain",
     "inductor:reduce-overhead",
     "inductor:max-autotune",
     "inductor:max-autotune-no-cudagraphs",
     "torchair",
 )
 """`eager` runs the step uncompiled; the others capture it as one static graph first. Behind inductor's colon is
-torch.compile's mode."""
+torch.compile's mode, or `plain` for inductor without the changes of compilers/inductor.py."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """From glibc's malloc.h."""
@@ -162,16 +164,19 @@ def compile_graph(function: F, backend: str) -> F:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
     name, _, mode = backend.partition(":")
     compiler = _torchair_backend() if name == "torchair" else name
-    if name == "inductor":
-        prepare_inductor()
-    compiled = torch.compile(function, backend=compiler, mode=mode or None, fullgraph=True, dynamic=False)
-    stance = "default"
+    mode = None if mode in ("", "plain") else mode
+    compiled = torch.compile(function, backend=compiler, mode=mode, fullgraph=True, dynamic=False)
+    mended = mended_inductor if name == "inductor" and backend != "inductor:plain" else nullcontext
+    captured = False
 
     def graph(*args: Any) -> Any:
-        nonlocal stance
-        with torch.compiler.set_stance(stance):
+        nonlocal captured
+        if captured:
+            with torch.compiler.set_stance("fail_on_recompile"):
+                return compiled(*args)
+        with mended():
             result = compiled(*args)
-        stance = "fail_on_recompile"
+        captured = True
         return result
 
     return cast(F, graph)

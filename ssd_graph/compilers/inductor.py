@@ -7,17 +7,24 @@ costs nothing beside reading it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from math import ceil, prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
 from torch._prims_common import suggest_memory_format
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+
+from ssd_graph.cli import say_once
+
+CHECKED_TORCH = ("2.11", "2.13", "2.14")
+"""Releases with which the tests of what is changed pass."""
 
 MAP_BYTES = 5_000_000
 """What is smaller an H100 moves in the time that it takes to start a kernel."""
@@ -32,18 +39,24 @@ InductorBox = Any
 """torch._inductor.ir.StorageBox: a tensor of the graph, which has memory or is computed where it is read."""
 
 
-@cache
-def prepare_inductor() -> None:
-    """Change what inductor makes of everything that this process compiles; all but max pooling on GPUs only."""
+@contextmanager
+def mended_inductor() -> Iterator[None]:
+    """Have inductor make the changes of the table above in what is compiled meanwhile.
+
+    With a torch that is none of CHECKED_TORCH it changes nothing and says so: it reaches into private names.
+    """
+    release = torch.__version__.split("+")[0].rpartition(".")[0]
+    if release not in CHECKED_TORCH:
+        say_once(
+            f"inductor of torch {torch.__version__} is left as it is: its kernels were checked with torch "
+            f"{', '.join(CHECKED_TORCH)} only"
+        )
+        yield
+        return
     from torch._inductor import config, ir
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-    from torch._inductor.decomposition import decompositions
+    from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.virtualized import V
-
-    # torch 2.13 scatters the gradient of max pooling, adding in float32 and atomically where windows overlap. That
-    # moves more memory than gathering it, and the sums depend on the order in which a GPU's threads arrive, so that
-    # no run repeats another's bits. Without this the operation stays whole, for `gather_pooling_gradients`.
-    decompositions.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
 
     storage_box: Any = ir.StorageBox
     count_reads, exceeds = storage_box.should_realize_on_reuse, storage_box.has_exceeded_max_reads
@@ -58,7 +71,7 @@ def prepare_inductor() -> None:
     def has_exceeded_max_reads(box: InductorBox) -> bool:
         return not V.graph.current_node.meta.get(_ONE_KERNEL) and exceeds(box)
 
-    class Passes(CustomGraphPass):
+    class GraphChanges(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             gather_pooling_gradients(graph)
             mask_by_input(graph)
@@ -67,9 +80,15 @@ def prepare_inductor() -> None:
         def uuid(self) -> object:
             return get_hash_for_files((__file__,))
 
-    storage_box.should_realize_on_reuse = should_realize_on_reuse
-    storage_box.has_exceeded_max_reads = has_exceeded_max_reads
-    config.post_grad_custom_post_pass = Passes()
+    with (
+        patch.object(storage_box, "should_realize_on_reuse", should_realize_on_reuse),
+        patch.object(storage_box, "has_exceeded_max_reads", has_exceeded_max_reads),
+        patch.dict(select_decomp_table()),
+        config.patch(post_grad_custom_post_pass=GraphChanges()),
+    ):
+        # Without this the operation stays whole, for `gather_pooling_gradients`.
+        select_decomp_table().pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
+        yield
 
 
 def pays_to_write(box: InductorBox) -> bool:
@@ -87,11 +106,11 @@ def pays_to_write(box: InductorBox) -> bool:
         min(num, int(V.graph.get_numel(name))) * V.graph.get_dtype(name).itemsize for name, num in elements.items()
     )
     compute += box.data.inner_fn_opcount().num_ops * prod(map(int, box.data.get_size())) * OPERATION_BYTES
-    passes = _num_passes(V.graph.current_node)
-    return compute + (1 + passes) * _num_bytes(box) < passes * compute
+    readers = _num_readers(V.graph.current_node)
+    return compute + (1 + readers) * _num_bytes(box) < readers * compute
 
 
-def _num_passes(node: fx.Node) -> int:
+def _num_readers(node: fx.Node) -> int:
     """How many kernels will read a node's result: one for each user, but all sums share one."""
     sums = sum(_is_summed(user) for user in node.users)
     return len(node.users) - max(0, sums - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -15,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
 from ssd_graph.compilers.backend import DEVICES, keep_addresses
-from ssd_graph.compilers.inductor import prepare_inductor
+from ssd_graph.compilers.inductor import mended_inductor
 from ssd_graph.compilers.tracing import traceable_step
 from ssd_graph.config import Amp
 from ssd_graph.gpu.kernels import Lowering
@@ -34,8 +35,12 @@ def lower_step(
     amp: Amp,
     world_size: int = 1,
     memory_format: torch.memory_format = DEVICES["gpu"].memory_format,
+    *,
+    mended: bool = True,
 ) -> Lowering:
     """The kernels of the step of recipe mlperf-256 on one of `world_size` H100; `batch_size` is of one.
+
+    `mended` is with the changes of compilers/inductor.py.
 
     Raises:
         InputError: Triton is missing, or there is a GPU.
@@ -43,11 +48,16 @@ def lower_step(
     require_compiler()
     with traceable_step(preset, batch_size, amp, world_size, NUM_BOXES, memory_format) as (step, arguments):
         keep_addresses(arguments[0])
-        return lower(step, arguments, batch_size)
+        return lower(step, arguments, batch_size, mended=mended)
 
 
 def lower(
-    function: Callable[..., Any], arguments: tuple[Any, ...], batch_size: int, runner: Runner | None = None
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    batch_size: int,
+    runner: Runner | None = None,
+    *,
+    mended: bool = True,
 ) -> Lowering:
     """The kernels of `function(*arguments)`, tensors of the CPU, as if they were on an H100.
 
@@ -70,10 +80,14 @@ def lower(
         return compile_fx(module, inputs, inner_compile=inner_compile)
 
     torch.compiler.reset()
-    prepare_inductor()
     log = logging.getLogger("torch._inductor.utils")
     try:
-        with config.patch(force_disable_caches=True), warnings.catch_warnings(), patch.object(log, "disabled", True):
+        with (
+            mended_inductor() if mended else nullcontext(),
+            config.patch(force_disable_caches=True),
+            warnings.catch_warnings(),
+            patch.object(log, "disabled", True),
+        ):
             warnings.simplefilter("ignore")  # of caches that are off, as asked
             torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*arguments)
     finally:

@@ -26,7 +26,7 @@ def test_zero_devices_are_refused():
         require_devices("cpu", 0)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor", "inductor:plain"])
 def test_every_backend_computes_the_function(backend):
     function = compile_graph(lambda x: (x * 2).relu() + 1, backend)
     x = torch.linspace(-1, 1, 5)

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch._inductor import config, ir
+from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
+from ssd_graph.cli import say_once
 from ssd_graph.compilers import inductor
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.loader import Batch
@@ -32,7 +35,7 @@ def normalised(x, weight, gamma, beta):
     return F.batch_norm(F.conv2d(x, weight, padding=1), None, None, gamma, beta, training=True)
 
 
-def maps(network, fakes, dtype=torch.bfloat16):
+def maps(network, fakes, dtype=torch.bfloat16, **options):
     """Maps that kernels move for the gradients of a network of three layers, convolutions not counted."""
     x = fakes(IMAGES, CHANNELS, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
     layer = (fakes(CHANNELS, CHANNELS, 3, 3, dtype=dtype), fakes(CHANNELS), fakes(CHANNELS))
@@ -41,7 +44,7 @@ def maps(network, fakes, dtype=torch.bfloat16):
     def loss(layers, last, x):
         return F.conv2d(network(x, layers), last).square().sum()
 
-    lowering = lower(torch.func.grad(loss, (0, 1)), ([layer] * 3, last, x), IMAGES)
+    lowering = lower(torch.func.grad(loss, (0, 1)), ([layer] * 3, last, x), IMAGES, **options)
     return lowering.num_bytes / (MAP_BYTES * dtype.itemsize / 2)
 
 
@@ -75,6 +78,24 @@ def test_the_gradient_of_a_sum_is_written_once(fakes):
 def test_without_it_more_is_moved(fakes, monkeypatch):
     monkeypatch.setattr(inductor, "MAP_BYTES", float("inf"))
     assert maps(residual, fakes) > 3 * 13 + BOTHER
+
+
+def test_a_torch_that_nobody_checked_is_left_as_it_is_and_that_is_said_once(fakes, monkeypatch, capsys):
+    say_once.cache_clear()
+    monkeypatch.setattr(inductor, "CHECKED_TORCH", ("1.0",))
+    assert maps(residual, fakes) == maps(residual, fakes) == maps(residual, fakes, mended=False)
+    assert capsys.readouterr().err.splitlines() == [
+        f"inductor of torch {torch.__version__} is left as it is: its kernels were checked with torch 1.0 only"
+    ]
+
+
+def test_what_is_compiled_afterwards_is_inductors_own():
+    storage_box, table = ir.StorageBox, select_decomp_table()
+    before = dict(vars(storage_box)), dict(table), config.post_grad_custom_post_pass
+    with inductor.mended_inductor():
+        assert vars(storage_box) != before[0]
+        assert table != before[1]
+    assert (dict(vars(storage_box)), dict(table), config.post_grad_custom_post_pass) == before
 
 
 def test_logits_are_read_twice_and_their_gradient_is_written(fakes):
