@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
 import torch
 
 from ssd_graph.cli import InputError
-from ssd_graph.compilers.converters import register_converters
+from ssd_graph.compilers.ascend import import_torch_npu, torchair_backend
 from ssd_graph.compilers.inductor import mended_inductor
 from ssd_graph.config import Amp
 
@@ -100,46 +97,6 @@ def _count_npus() -> int:
     return torch_npu.npu.device_count() if torch_npu.npu.is_available() else 0
 
 
-def import_torch_npu() -> Any:
-    """The torch_npu module, which brings torchair with it.
-
-    Raises:
-        InputError: it is not installed, does not pair with this torch, or does not load for want of CANN.
-    """
-    wanted = torch.__version__.split("+")[0]
-    if importlib.util.find_spec("torch_npu") is None:
-        raise InputError(
-            f"--npus: torch_npu is not installed; run `pip install torch_npu=={wanted}` on a machine with CANN "
-            "and Ascend NPUs, or use --gpus 1 or --cpus 1 here"
-        )
-    found = version("torch_npu")
-    if found.split(".post")[0] != wanted:  # torch_npu is built against one release of torch
-        raise InputError(
-            f"--npus: torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`"
-        )
-    try:
-        import torch_npu  # pyright: ignore[reportMissingImports]
-    except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--npus: torch_npu {found} is installed but does not load ({str(error).splitlines()[0]}); install CANN "
-            "and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
-        ) from error
-    return torch_npu
-
-
-def _torchair_backend() -> Any:
-    """torchair's compiler for whole graphs, backward pass included; reduce-overhead mode has none."""
-    import_torch_npu()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    import torchair  # pyright: ignore[reportMissingImports]
-
-    register_converters()
-    backend = torchair.get_npu_backend(compiler_config=torchair.CompilerConfig())
-    for number, handler in handlers.items():  # torchair's own would swallow Ctrl-C
-        signal.signal(number, handler)
-    return backend
-
-
 def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
     """Tell compilers that these tensors, which a graph overwrites, will stay where they are.
 
@@ -163,7 +120,7 @@ def compile_graph(function: F, backend: str) -> F:
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
     name, _, mode = backend.partition(":")
-    compiler = _torchair_backend() if name == "torchair" else name
+    compiler = torchair_backend() if name == "torchair" else name
     mode = None if mode in ("", "plain") else mode
     compiled = torch.compile(function, backend=compiler, mode=mode, fullgraph=True, dynamic=False)
     mended = mended_inductor if name == "inductor" and backend != "inductor:plain" else nullcontext

@@ -17,9 +17,7 @@ import hashlib
 import importlib.util
 import os
 import platform
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,10 +25,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from ssd_graph.cli import InputError
+from ssd_graph.compilers.ascend import require_torch_npu, same_signal_handlers
 
 CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Set by CANN's own set_env.sh."""
@@ -44,19 +43,18 @@ def load_stand_in() -> None:
     """Import torch_npu and torchair over a library of functions that all return 0; once a process.
 
     Raises:
-        InputError: a real CANN is installed, torch_npu is missing or does not pair with torch, or there is
-            no C compiler.
+        InputError: a real CANN is installed, torch_npu cannot be imported here, or there is no C compiler.
     """
     _refuse_real_cann()
-    _check_versions()
-    import torch  # noqa: F401  # the libraries below resolve against torch's
-
+    require_torch_npu()
+    if importlib.util.find_spec("elftools") is None:
+        raise InputError("pyelftools is not installed; run `pip install 'ssd_graph[npu]'`")
     libraries = sorted(_package_folder().rglob("*.so"))
     sonames = missing_libraries(libraries)
     source = c_source(missing_symbols(libraries, sonames))
     for library in _build(source, [*sonames, _FUNCTIONS_LIBRARY]):
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    with _quiet(), _same_signal_handlers():
+    with _quiet(), same_signal_handlers():
         try:
             import torch_npu  # noqa: F401  # pyright: ignore[reportMissingImports]
             import torchair  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -110,31 +108,6 @@ def _refuse_real_cann() -> None:
             f"a real CANN is installed here ({_FUNCTIONS_LIBRARY} loads), which the stand-in would hide: "
             "train with --npus 1, or take CANN out of LD_LIBRARY_PATH to look at the graph only"
         )
-
-
-def _check_versions() -> None:
-    torch_release = _release("torch")
-    try:
-        npu_release = _release("torch_npu")
-    except PackageNotFoundError as error:
-        raise InputError(
-            f"torch_npu is not installed; run `pip install 'ssd_graph[npu]' torch_npu=={torch_release}`, "
-            "best in an environment of its own: with it and without CANN a plain `import torch` fails"
-        ) from error
-    if npu_release != torch_release:
-        raise InputError(
-            f"torch_npu {npu_release} does not pair with torch {torch_release}; run "
-            f"`pip install torch_npu=={torch_release}`"
-        )
-    if importlib.util.find_spec("elftools") is None:
-        raise InputError("pyelftools is not installed; run `pip install 'ssd_graph[npu]'`")
-
-
-def _release(package: str) -> str:
-    """`2.13.0` of 2.13.0, 2.13.0+cpu or 2.13.0.post1: what has to agree between torch and torch_npu."""
-    text = version(package)
-    match = re.match(r"\d+\.\d+\.\d+", text)
-    return match.group() if match else text
 
 
 def _package_folder() -> Path:
@@ -226,13 +199,3 @@ def _quiet() -> Iterator[None]:
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextmanager
-def _same_signal_handlers() -> Iterator[None]:
-    """torchair's own handlers swallow the first Ctrl-C; outside the main thread it sets none."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)

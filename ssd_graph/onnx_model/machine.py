@@ -39,5 +39,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((values.get("flags") or values.get("Features") or "").split())
-    name = values.get("model name") or platform.machine()
+    # ARM's kernel gives numbers for a name: 0x48 and 0xd01 are a Kunpeng 920.
+    part = " ".join(values[key] for key in ("CPU implementer", "CPU part") if key in values)
+    name = values.get("model name") or f"{platform.machine()} {part}".rstrip()
     return " ".join([name, *(i for i in _INSTRUCTIONS if i in flags)])

@@ -1,6 +1,7 @@
 """With torch_npu installed and no CANN, the commands that need neither work, and --npus says what is missing."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -49,8 +50,24 @@ def test_training_export_and_scoring_on_the_cpu_work_beside_torch_npu(tiny_coco,
 
 def test_a_torch_npu_of_another_release_is_named(monkeypatch):
     from ssd_graph.cli import InputError
-    from ssd_graph.compilers import backend
+    from ssd_graph.compilers import ascend, backend
 
-    monkeypatch.setattr(backend, "version", lambda package: "2.9.0.post1")
+    monkeypatch.setattr(ascend, "version", lambda package: "2.9.0.post1")
     with pytest.raises(InputError, match=r"torch_npu 2\.9\.0\.post1 does not pair with torch 2"):
         backend.require_devices("npu", 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "from ssd_graph.commands.lower_npu import main; main()",
+        "import sys; sys.argv += ['--npus', '1']; from ssd_graph.commands.train_graph import main; main()",
+    ],
+)
+def test_a_build_for_cuda_is_refused_before_torch_npu_could_end_the_process(call, tmp_path):
+    """With 2.13 and 2.14 the import itself ends in SIGABRT, which nobody can catch."""
+    pretend = "import ssd_graph, torch; torch.version.cuda = '13.0'"
+    done = command("-c", f"{pretend}; {call}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(r"is a build for CUDA, .* run `pip install .*--index-url \S+`\n$", done.stderr)
+    assert done.stderr.count("\n") == 1

@@ -1,5 +1,7 @@
 """Each change to an exported graph does what it says and leaves the rest as it was."""
 
+import platform
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.export import sample_images
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_nodes, network_outputs, tapped
+from ssd_graph.scoring.parity import INFINITY, signal_to_noise
 
 
 @pytest.fixture
@@ -63,9 +66,11 @@ def test_halving_rounds_the_networks_weights_and_nothing_else(model):
 
 
 def test_halving_moves_the_outputs_by_half_precisions_rounding(model):
+    # On x86-64 onnxruntime rounds to fp16 between operations, 68 to 72 dB; ARM computes in it, 49 to 53.
+    bound = 60 if platform.machine() == "x86_64" else 40
     images, names = sample_images(None, 1), network_outputs(model)
     expected = run(tapped(model, names), images)
     halve(model)
     for e, f in zip(expected, run(tapped(model, names), images), strict=True):
         assert f.dtype == np.float32
-        assert 0 < np.abs(e - f).max() < 5e-3 * np.abs(e).max()
+        assert bound < signal_to_noise(e, f) < INFINITY
