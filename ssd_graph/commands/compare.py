@@ -1,7 +1,7 @@
 """What changed between two evaluations of the same images, with bootstrap intervals over images.
 
-    python tools/compare.py before/summary.json after/summary.json      # ./coco
-    python tools/compare.py before after --data shapes --json changes.json
+    python tools/compare.py before/summary.json after/summary.json
+    python tools/compare.py before after --data /elsewhere/coco --json changes.json
 
 Each summary.json needs the detections.json that tools/eval_onnx.py wrote beside it. Images are drawn with
 replacement, the same for both, and AP is computed anew from each draw: an interval that does not include 0
@@ -14,7 +14,6 @@ import json
 from pathlib import Path
 
 from ssd_graph.cli import atomic_write, command, command_parser, positive
-from ssd_graph.data.coco import DEFAULT_ROOT
 
 
 @command
@@ -23,7 +22,7 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="summary.json of the first evaluation, or its folder")
     parser.add_argument("b", type=Path, metavar="B", help="summary.json of the second, or its folder")
-    parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
+    parser.add_argument("--data", help="COCO folder, or `shapes` (default: the one that A was scored on)")
     parser.add_argument("--resamples", type=positive, default=1000, help="draws of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the draws (default: %(default)s)")
     parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")
@@ -31,9 +30,11 @@ def main() -> None:
     args = parser.parse_args()
     from ssd_graph.data.shapes import data_root
     from ssd_graph.scoring.compare import compare, load_evaluation
+    from ssd_graph.scoring.summary import data_folder
 
     a, b = load_evaluation(args.a), load_evaluation(args.b)
-    comparison = compare(a, b, data_root(args.data), args.resamples, args.seed)
+    root = data_root(args.data or data_folder(a.summary))
+    comparison = compare(a, b, root, args.resamples, args.seed)
     text = json.dumps(comparison.to_json(), indent=2)
     if args.json and args.json != "-":
         with atomic_write(Path(args.json)) as temporary:

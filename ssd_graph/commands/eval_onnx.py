@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     result = command_parser(__doc__)
     result.add_argument("model", type=Path, help="model that export/to_onnx.py wrote, --raw ones included")
-    result.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
+    result.add_argument(
+        "--data", help=f"COCO folder, or `shapes` (default: {DEFAULT_ROOT}; with --verify the recorded one)"
+    )
     result.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
     result.add_argument("--limit", type=positive, help="score only the first images")
     result.add_argument("--scorer", choices=("pycocotools", "faster"), help="default: pycocotools")
@@ -52,6 +54,7 @@ def main() -> int:
     from ssd_graph.data.shapes import data_root
     from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
     from ssd_graph.onnx_model.reproduce import compare, load_recorded
+    from ssd_graph.scoring.summary import data_folder
 
     recorded = load_recorded(args.verify) if args.verify else None
     settings = recorded.settings() if recorded else RunSettings()
@@ -59,7 +62,8 @@ def main() -> int:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if args.reproducible:
         settings = settings.reproducible()
-    split = load_split(data_root(args.data), args.split)
+    data = args.data or (data_folder(recorded.summary) if recorded else DEFAULT_ROOT)
+    split = load_split(data_root(data), args.split)
     result = evaluate_onnx(args.model, split, settings)
     print(result.describe())
     if recorded:

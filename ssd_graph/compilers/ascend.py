@@ -31,8 +31,8 @@ def require_torch_npu() -> None:
     wanted = _release(torch.__version__)
     if importlib.util.find_spec("torch_npu") is None:
         raise InputError(
-            f"torch_npu is not installed; run `pip install 'ssd_graph[npu]' torch_npu=={wanted}`, best in an "
-            "environment of its own, or use --gpus 1 or --cpus 1"
+            f"torch_npu is not installed; run `pip install torch_npu=={wanted} -e '.[npu]'`, best in an environment "
+            "of its own, or use --gpus 1 or --cpus 1"
         )
     found = version("torch_npu")
     if _release(found) != wanted:  # torch_npu is built against one release of torch

@@ -139,7 +139,11 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         "detections_sha256": sha256_of(detections_json(rows)),
         "pixels_sha256": pixels.hexdigest(),
         "model": {"file": model.name, **detector.describe()},
-        "annotations": {"file": split.annotation_file.name, "sha256": _sha256_of_file(split.annotation_file)},
+        "annotations": {
+            "folder": str(split.annotation_file.parent.parent.resolve()),
+            "file": split.annotation_file.name,
+            "sha256": _sha256_of_file(split.annotation_file),
+        },
         "run": {
             **asdict(settings),
             "provider": detector.session.provider,

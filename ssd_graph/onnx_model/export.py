@@ -97,10 +97,10 @@ class Verification(NamedTuple):
 
     def describe(self) -> str:
         """The figures in words."""
-        network = f"the network's outputs are {self.signal_to_noise:.0f} dB above their errors against torch"
+        network = f"network outputs: signal-to-noise ratio against torch in float32 {self.signal_to_noise:.0f} dB"
         if self.difference is None:
             return network
-        return f"{network}, detections differ by at most {self.difference:.1e}"
+        return f"{network}; postprocessing of these outputs: within {self.difference:.1e} of its definition in torch"
 
 
 def export_onnx(

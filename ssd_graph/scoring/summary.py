@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.scoring.evaluate import STAT_NAMES
 
 _TEXTS = (
@@ -42,3 +43,9 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path} is not a summary.json of tools/eval_onnx.py ({error!r}); evaluate again") from error
     return summary
+
+
+def data_folder(summary: dict[str, Any]) -> str:
+    """The folder of the data set that was scored, or the usual one where an older summary does not say."""
+    folder = summary["annotations"].get("folder")
+    return folder if isinstance(folder, str) else DEFAULT_ROOT

@@ -45,7 +45,11 @@ def write(folder, split, rows, num_images=None, **changes):
         "detections_sha256": sha256_of(detections_json(rows)),
         "pixels_sha256": "",
         "model": {"sha256": ""},
-        "annotations": {"file": split.annotation_file.name, "sha256": sha256_of(split.annotation_file.read_text())},
+        "annotations": {
+            "folder": str(split.annotation_file.parent.parent),
+            "file": split.annotation_file.name,
+            "sha256": sha256_of(split.annotation_file.read_text()),
+        },
         **changes,
     }
     write_result(OnnxResult(rows, scores, summary), folder)
@@ -259,7 +263,7 @@ def test_the_command_prints_a_table_or_json(data, split, good, tmp_path):
     done = tool(good, other.parent, "--data", data, "--resamples", 20, "--json", tmp_path / "changes.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.split("interval\n")[1].splitlines()[:12]] == list(STAT_NAMES)
-    printed = tool(good, other, "--data", data, "--resamples", 20, "--json", "-")
+    printed = tool(good, other, "--resamples", 20, "--json", "-")  # on the data set that they were scored on
     assert json.loads(printed.stdout)["stats"] == json.loads((tmp_path / "changes.json").read_text())["stats"]
 
 

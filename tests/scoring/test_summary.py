@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.scoring.evaluate import STAT_NAMES
-from ssd_graph.scoring.summary import read_summary
+from ssd_graph.scoring.summary import data_folder, read_summary
 
 SUMMARY = {
     "stats": dict.fromkeys(STAT_NAMES, 0.5),
@@ -22,6 +23,11 @@ SUMMARY = {
 def test_a_summary_is_read(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     assert read_summary(tmp_path / "summary.json") == SUMMARY
+
+
+def test_a_summary_without_its_data_sets_folder_means_the_usual_one():
+    assert data_folder(SUMMARY) == DEFAULT_ROOT
+    assert data_folder({**SUMMARY, "annotations": {**SUMMARY["annotations"], "folder": "/data"}}) == "/data"
 
 
 @pytest.mark.parametrize(
