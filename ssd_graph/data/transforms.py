@@ -24,8 +24,11 @@ from ssd_graph.data.jpeg import decode_rows, find_frame
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
 
-NUM_BLENDS = 6
-"""Colour blends an image goes through: up to three before the hue shift and up to three behind it."""
+HUE_SLOT = 3
+"""The hue shift comes before this one of an image's colour blends, so that up to three can lie on each side."""
+
+NUM_BLENDS = 2 * HUE_SLOT
+"""Colour blends an image goes through."""
 
 _MIN_IOUS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))
 """The seven equally likely demands on a crop; None asks for no crop at all."""
@@ -186,6 +189,6 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
     blends = [(1.0, 0.0, 0.0)] * NUM_BLENDS
     for position, change in enumerate(order):
         if change < 3:
-            # Before the hue shift: slots 0 to 2; behind it: slots 3 to 5, `position` being at least 1 there.
-            blends[position if position < hue_position else position + 2] = rows[change]
+            # Behind the hue shift, `position` is at least 1.
+            blends[position if position < hue_position else position + HUE_SLOT - 1] = rows[change]
     return ColourJitter(np.array(blends, np.float32), hue)

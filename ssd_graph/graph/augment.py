@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssd_graph.config import PIXEL_MEAN, PIXEL_STD, AugmentConfig
 from ssd_graph.data.loader import Batch
-from ssd_graph.data.transforms import NUM_BLENDS
+from ssd_graph.data.transforms import HUE_SLOT, NUM_BLENDS
 
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue: ITU-R 601 as Pillow converts to greyscale, with 16 bits."""
@@ -58,7 +58,7 @@ def jitter_colour(levels: Tensor, blends: Tensor, hue: Tensor | None) -> Tensor:
     """
     weights = blends.view(-1, NUM_BLENDS * 3, 1, 1).split((1,) * (NUM_BLENDS * 3), 1)
     for slot in range(NUM_BLENDS):
-        if hue is not None and slot == NUM_BLENDS // 2:
+        if hue is not None and slot == HUE_SLOT:
             levels = _shift_hue(levels, hue.view(-1, 1, 1, 1))
         levels = _blend(levels, *weights[3 * slot : 3 * slot + 3])
     return levels
