@@ -33,7 +33,7 @@ def test_the_command_measures_every_combination_against_a_baseline():
     for row in rows:
         assert row["compiled"] > 0
         assert row["ratio"] == row["compiled"] / row["baseline"]
-        assert 0 < row["of_matmul_peak"] < 1
+        assert row["of_matmul_peak"] > 0  # two clocks on a shared machine: the share can come out above 1
         assert (row["amp"], row["memory_format"]) == ("off", "contiguous")
 
 

@@ -145,14 +145,18 @@ def test_with_a_gpu_it_is_to_be_measured(monkeypatch):
 
 def test_the_command_prints_a_table_or_an_object(step, tmp_path, capsys):
     asked = []
-    fake_step = partial(lambda *args: asked.append(args) or step)
+    fake_step = partial(lambda *args, mended: asked.append((*args, mended)) or step)
     with patch("ssd_graph.gpu.lower.lower_step", fake_step):
-        for flags, text in ((["--json", "-"], "{"), (["-b", "2", "--json", str(tmp_path / "a.json")], "compiled for")):
+        for flags, text in (
+            (["--json", "-"], "{"),
+            (["-b", "2", "--plain", "--json", str(tmp_path / "a.json")], "compiled for"),
+        ):
             with patch.object(sys, "argv", ["lower_gpu.py", *flags]), pytest.raises(SystemExit) as ended:
                 lower_gpu.main()
             assert ended.value.code == 0
             assert capsys.readouterr().out.startswith(text)
-    assert asked[1] == ("ssd300-r34", 2, "bf16", 1, torch.channels_last)
+    assert asked[0][-1]
+    assert asked[1] == ("ssd300-r34", 2, "bf16", 1, torch.channels_last, False)
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["kernels"]["convolution"] == 25
     assert written["megabytes_per_image"] == pytest.approx(
@@ -164,7 +168,7 @@ def test_the_command_writes_the_code_and_assembles_it(fakes, tmp_path, capsys):
     small = lower(lambda x: x.relu(), (fakes(300),), 1)
     flags = ["lower_gpu.py", "--assemble", "--out", str(tmp_path / "code.py"), "--json", str(tmp_path / "a.json")]
     with (
-        patch("ssd_graph.gpu.lower.lower_step", lambda *args: small),
+        patch("ssd_graph.gpu.lower.lower_step", lambda *args, mended: small),
         patch.object(sys, "argv", flags),
         pytest.raises(SystemExit),
     ):
