@@ -123,7 +123,10 @@ def test_the_original_file_comes_before_the_bbox_only_one(tmp_path):
         ({"images": [image(1, file_name="a/../../1.jpg")]}, "'a/../../1.jpg' leaves the image folder"),
         ({"annotations": [annotation(bbox=(1, 2, 3))]}, "not a COCO instances file"),
         ({"annotations": [annotation(bbox="box")]}, "not a COCO instances file"),
-        ({"annotations": [{"id": 1, "image_id": 1}]}, "not a COCO instances file (KeyError: 'category_id')"),
+        (
+            {"annotations": [{"id": 1, "image_id": 1}]},
+            "not a COCO instances file (Object missing required field `category_id` - at `$.annotations[0]`)",
+        ),
         ({"images": None}, "not a COCO instances file"),
     ],
 )
@@ -141,7 +144,7 @@ def test_a_broken_file_is_refused_by_name(tmp_path, changes, message):
     [
         ("not json", "fetch the file again"),
         ('{"images": [', "fetch the file again"),
-        ("[1, 2]", "it holds a list, not an object"),
+        ("[1, 2]", "Expected `object`, got `array`"),
         ("{}", "needs images (id, file_name, width, height), annotations"),
     ],
 )
