@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ssd_graph.cli import InputError
@@ -26,6 +26,13 @@ def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class _Detection(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
 def load_detections(path: Path) -> DetectionRows:
     """Read COCO's result format.
 
@@ -33,17 +40,15 @@ def load_detections(path: Path) -> DetectionRows:
         InputError: the file is missing or is something else.
     """
     try:
-        items = json.loads(path.read_bytes())
-        if not isinstance(items, list):
-            raise ValueError(f"it holds a {type(items).__name__}, not a list")
+        found = msgspec.json.decode(path.read_bytes(), type=list[_Detection], strict=False)
         rows = DetectionRows(
-            np.array([d["image_id"] for d in items], np.int64),
-            np.array([d["category_id"] for d in items], np.int64),
-            np.array([d["bbox"] for d in items], np.float64).reshape(len(items), 4),
-            np.array([d["score"] for d in items], np.float64),
+            np.array([d.image_id for d in found], np.int64),
+            np.array([d.category_id for d in found], np.int64),
+            np.array([d.bbox for d in found], np.float64).reshape(-1, 4),
+            np.array([d.score for d in found], np.float64),
         )
         if not (np.isfinite(rows.boxes_xywh).all() and np.isfinite(rows.scores).all()):
             raise ValueError("a box or score is not a number")
         return rows
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"cannot read detections from {path}: {error}") from error
