@@ -2,8 +2,12 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from tests import REPOSITORY
 
@@ -14,79 +18,53 @@ SHELL = ("", "sh", "bash", "console")
 """Languages of a fence that hold commands, as an indented block does; ```text and ```python do not."""
 
 
-class Line(NamedTuple):
-    """A line of a page."""
-
-    number: int
-    text: str
-    language: str | None
-    """Of the code block that it is in; "" for an indented block or a bare fence, None for prose."""
-
-
-def lines(page: Path) -> list[Line]:
-    """Every line of a page but fences and blank ones."""
-    result, fence = [], None
-    previous_is_text = False
-    for number, text in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-        if mark := re.match(r"\s*```(\w*)", text):
-            fence = mark[1] if fence is None else None
-            continue
-        if not text.strip():
-            previous_is_text = False
-            continue
-        # An indented line behind a line of text goes on with it.
-        indented = text.startswith("    ") and not previous_is_text
-        language = fence if fence is not None else "" if indented else None
-        previous_is_text = language is None
-        result.append(Line(number, text, language))
-    return result
+def tokens(page: Path) -> list[Token]:
+    """The page in pieces: tables are GitHub's and mkdocs', all else is CommonMark."""
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
 
 
 def commands(page: Path) -> list[tuple[int, str]]:
     """Line number and text of every command in the page's code blocks, comments cut off, continued lines joined."""
     result: list[tuple[int, str]] = []
-    begun = ""
-    for line in lines(page):
-        if line.language not in SHELL or line.language is None:
+    for token in tokens(page):
+        if token.type not in ("fence", "code_block") or token.info not in SHELL:
             continue
-        text = begun + re.sub(r"(^|\s)#\s.*$", "", line.text).strip()
-        begun = text[:-1].rstrip() + " " if text.endswith("\\") else ""
-        if text and not begun:
-            result.append((line.number, text))
-    assert not begun, f"{page.name} ends within a command"
+        begun = ""
+        first = token.map[0] + 1 + (token.type == "fence")
+        for number, line in enumerate(token.content.splitlines(), first):
+            text = begun + re.sub(r"(^|\s)#\s.*$", "", line).strip()
+            begun = text[:-1].rstrip() + " " if text.endswith("\\") else ""
+            if text and not begun:
+                result.append((number, text))
+        assert not begun, f"{page.name}, line {first}: a block ends within a command"
     return result
 
 
-def prose(page: Path) -> str:
-    """The page without its code blocks."""
-    return "\n".join(line.text for line in lines(page) if line.language is None)
+def inline(page: Path) -> Iterator[Token]:
+    """What the page's lines of text are made of."""
+    return (child for token in tokens(page) for child in token.children or ())
 
 
 def inline_code(page: Path) -> list[str]:
     """What stands between backticks."""
-    return re.findall(r"`([^`\n]+)`", prose(page))
+    return [child.content for child in inline(page) if child.type == "code_inline"]
 
 
 def links(page: Path) -> list[str]:
     """Targets of links and pictures."""
-    text = re.sub(r"`[^`\n]+`", "", prose(page))
-    return [
-        target
-        for pattern in (r"\]\(([^)\s]+)[^)]*\)", r"<(https?://[^>]+)>", r"(?:src|href)=\"([^\"]+)\"")
-        for target in re.findall(pattern, text)
-    ]
+    html = [token.content for token in (*tokens(page), *inline(page)) if token.type in ("html_block", "html_inline")]
+    targets = [child.attrs.get("href") or child.attrs.get("src") for child in inline(page)]
+    return [str(target) for target in targets if target] + re.findall(r"(?:src|href)=\"([^\"]+)\"", "\n".join(html))
 
 
 def anchors(page: Path) -> set[str]:
     """The anchors that the page's headings get, on GitHub and in the built pages alike."""
-    result: set[str] = set()
-    for line in lines(page):
-        if line.language is None and (heading := re.match(r"#+ (.+)", line.text)):
-            result.add(slug(heading[1]))
-    return result
+    pieces = tokens(page)
+    headings = [after for token, after in pairwise(pieces) if token.type == "heading_open"]
+    return {slug("".join(child.content for child in heading.children or ())) for heading in headings}
 
 
 def slug(heading: str) -> str:
-    """A heading's anchor."""
-    plain = unicodedata.normalize("NFKD", re.sub(r"[`*]|\[|\]\([^)]*\)", "", heading)).lower()
+    """The anchor of a heading's text."""
+    plain = unicodedata.normalize("NFKD", heading).lower()
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", plain).strip())
