@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
 from typing import Any
 
@@ -31,6 +30,7 @@ from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, load_split
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.resize import RESIZER
 from ssd_graph.data.shapes import data_root
+from ssd_graph.onnx_model.machine import package_versions
 
 Task = Callable[[], float]
 """Returns its images a second."""
@@ -189,15 +189,8 @@ def _environment() -> dict[str, str]:
         "decoder": jpeg.DECODER,
         "resizer": RESIZER,
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **package_versions(_PACKAGES),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def table(result: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ import gc
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -39,6 +38,8 @@ NUM_BOXES = 64
 LEARNING_RATE = 1e-4
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 """Of the images that enter the network, as backend.DeviceKind has one for each device."""
+_MEASURED = ("compiled", "baseline", "first_call_seconds", "peak_memory_mb", "kernels_per_step")
+"""Images a second, and what else is known of the compiled step."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -88,15 +89,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             baseline = partial(eager_step, args.preset, NUM_CLASSES, batch, amp, device, LEARNING_RATE)
             timed = _if_it_fits(partial(_measure, compiled, baseline, batch, device, args.steps))
-            tflops = timed.compiled and timed.compiled * gflop / 1e3
+            tflops = timed["compiled"] and timed["compiled"] * gflop / 1e3
             rows.append(
                 {
                     "batch_size": batch_size,
                     "amp": amp,
                     "backend": backend,
                     "memory_format": memory_format,
-                    **asdict(timed),
-                    "ratio": timed.compiled and timed.baseline and timed.compiled / timed.baseline,
+                    **timed,
+                    "ratio": timed["compiled"] and timed["compiled"] / timed["baseline"],
                     "tflops": tflops,
                     "of_matmul_peak": tflops and tflops / peaks[amp],
                 }
@@ -117,25 +118,15 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Measured:
-    compiled: float | None = None
-    """Images a second, as `baseline`."""
-    baseline: float | None = None
-    first_call_seconds: float | None = None
-    peak_memory_mb: float | None = None
-    kernels_per_step: int | None = None
-
-
-def _if_it_fits(measure: Callable[[], _Measured]) -> _Measured:
-    """What `measure` returns, with nothing left over from the measurement before; empty if memory is too small."""
+def _if_it_fits(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` returns, with nothing left over from the measurement before; Nones if memory is too small."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
     try:
         return measure()
     except torch.OutOfMemoryError:
-        return _Measured()
+        return dict.fromkeys(_MEASURED)
 
 
 def _measure(
@@ -144,21 +135,16 @@ def _measure(
     batch: Batch,
     device: torch.device,
     num_steps: int,
-) -> _Measured:
+) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     train_on, first_call = make_compiled()
     compiled = partial(train_on, batch)
     compiled()
     peak = _peak_memory_mb(device)  # before the baseline's model lies beside it
-    seconds = seconds_of([compiled, make_baseline()], num_steps, device)
-    return _Measured(
-        compiled=len(batch.images) / seconds[0],
-        baseline=len(batch.images) / seconds[1],
-        first_call_seconds=first_call,
-        peak_memory_mb=peak,
-        kernels_per_step=_count_kernels(compiled) if device.type == "cuda" else None,
-    )
+    speeds = [len(batch.images) / s for s in seconds_of([compiled, make_baseline()], num_steps, device)]
+    kernels = _count_kernels(compiled) if device.type == "cuda" else None
+    return dict(zip(_MEASURED, (*speeds, first_call, peak, kernels), strict=True))
 
 
 def synthetic_batch(num_images: int, device: torch.device) -> Batch:

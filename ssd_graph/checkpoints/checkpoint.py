@@ -23,6 +23,8 @@ SCHEMA = 2
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+_OTHER_PRESET = "choose the --preset that fits the file"
+
 _OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
 
 
@@ -134,11 +136,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is damaged: its entries are not a checkpoint's ({error}); train it again") from error
-    _require_same(checkpoint.tensors, network.state_dict(), path)
+    require_same(checkpoint.tensors, network.state_dict(), path)
     state = StateLayout.of(network).new_state(network)._asdict()
-    _require_same(checkpoint.optimizer, {name: state[name] for name in _OPTIMIZER}, path)
+    require_same(checkpoint.optimizer, {name: state[name] for name in _OPTIMIZER}, path)
     if checkpoint.ema is not None:
-        _require_same({"ema": checkpoint.ema}, {"ema": state["parameters"]}, path)
+        require_same({"ema": checkpoint.ema}, {"ema": state["parameters"]}, path)
     return checkpoint
 
 
@@ -155,7 +157,7 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
         for name, tensor in read_weights_file(path).items()
         if not str(name).startswith(("layer4.", "fc.")) and not str(name).endswith("num_batches_tracked")
     }
-    _require_same(given, trunk.state_dict(), path)
+    require_same(given, trunk.state_dict(), path)
     trunk.load_state_dict(given)
 
 
@@ -190,23 +192,18 @@ def is_plain(tensor: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
     return tensor.dtype in dtypes and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
-def _require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> None:
+def require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path, advice: str = _OTHER_PRESET) -> None:
     """Raise InputError for the first name, shape or kind of number of `given` that is not `wanted`."""
     for name in [*wanted, *given]:
         if name not in given:
-            raise InputError(
-                f"{path} has no '{name}': it does not fit this network; choose the --preset that fits the file"
-            )
+            raise InputError(f"{path} has no {name!r}; {advice}")
         if name not in wanted:
-            raise InputError(f"{path} has '{name}', which this network has not; choose the --preset that fits the file")
+            raise InputError(f"{path} has {name!r}, which this network has not; {advice}")
         shape, wanted_shape = tuple(getattr(given[name], "shape", ())), tuple(wanted[name].shape)
         if shape != wanted_shape:
-            raise InputError(
-                f"{path}: '{name}' has shape {shape}, this network needs {wanted_shape}; "
-                "choose the --preset that fits the file"
-            )
+            raise InputError(f"{path}: {name!r} has shape {shape}, this network needs {wanted_shape}; {advice}")
         if not is_plain(given[name], FLOATS if wanted[name].is_floating_point() else (wanted[name].dtype,)):
-            raise InputError(f"{path}: '{name}' is not a plain tensor of numbers; copy or train the file again")
+            raise InputError(f"{path}: {name!r} is not a plain tensor of numbers; copy or train the file again")
 
 
 def read_weights_file(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd_graph.checkpoints.checkpoint import FLOATS, is_plain, read_weights_file
+from ssd_graph.checkpoints.checkpoint import FLOATS, is_plain, read_weights_file, require_same
 from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, SSD300_BOXES, ModelConfig, model_config
 from ssd_graph.graph.model import SSD300
@@ -78,7 +78,7 @@ def read_published(path: Path) -> Published:
     num_classes = _unpad_heads(named, layout, path)
     counters = [name for name in named if name.endswith(_COUNTER)]
     model, wanted = _closest_model(named, num_classes, layout, 0 if counters else None)
-    _require_same(named, wanted, path)
+    require_same(named, wanted, path, "give a whole, unchanged SSD-ResNet34 checkpoint")
     if layout == "asc":
         _split_heads(named, num_classes)
     return Published(
@@ -179,17 +179,6 @@ def _closest_model(
 def _state_dict(model: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         return SSD300(model).state_dict()
-
-
-def _require_same(named: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    for name in [*wanted, *named]:
-        if name not in named:
-            raise InputError(f"{path} has no {name!r}: give a whole SSD-ResNet34 checkpoint")
-        if name not in wanted:
-            raise InputError(f"{path} has {name!r}, which SSD-ResNet34 has not: give an unchanged checkpoint")
-        shape, wanted_shape = tuple(named[name].shape), tuple(wanted[name].shape)
-        if shape != wanted_shape:
-            raise InputError(f"{path}: {name!r} has shape {shape}, SSD-ResNet34 needs {wanted_shape}")
 
 
 def _split_heads(named: dict[str, Tensor], num_classes: int) -> None:

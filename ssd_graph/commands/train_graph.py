@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
+from ssd_graph.commands.devices import add_device_flags, device_options
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.training.options import TrainOptions, default_workers
@@ -37,14 +38,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--eval-only", action="store_true", help="score --checkpoint and stop")
     result.add_argument("--performance", action="store_true", help="one epoch for speed: no validation, no checkpoint")
 
-    device = result.add_argument_group("device")
-    kind = device.add_mutually_exclusive_group()
-    kind.add_argument("--npus", type=positive, metavar="N", help="Ascend NPUs of this machine")
-    kind.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
-    kind.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
-    device.add_argument("--device_id", type=int, default=0, help="number of the first device (default: 0)")
-    device.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
-    device.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
+    add_device_flags(result)
 
     recipe = result.add_argument_group("recipe (each flag overrides one of its numbers)")
     recipe.add_argument("--recipe", choices=RECIPES, default="mlperf-256", help="default: %(default)s")
@@ -115,46 +109,18 @@ def main() -> None:
         if not args.validate_every > 0:
             raise InputError(f"--validate-every {args.validate_every}: give more than 0")
         recipe = replace(recipe, evaluation_epochs=epochs_every(args.validate_every, recipe.epochs))
-    devices = "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu"
-    num_devices = args.npus or args.gpus or args.cpus or 1
-    where = {
-        "data": args.data,
-        "devices": devices,
-        "num_devices": num_devices,
-        "first_device": args.device_id,
-        "amp": args.amp,
-        "backend": args.backend,
-        "workers": default_workers(devices, num_devices) if args.workers is None else args.workers,
-    }
+    where = device_options(args)
+    if args.workers is None:
+        args.workers = default_workers(where["devices"], where["num_devices"])
     if args.eval_only:
         if args.checkpoint is None:
             raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
         from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-        print_scores(GraphEvalOptions(checkpoint=args.checkpoint, batch_size=recipe.batch_size, **where))
+        what = {"checkpoint": args.checkpoint, "data": args.data, "workers": args.workers}
+        print_scores(GraphEvalOptions(batch_size=recipe.batch_size, **what, **where))
         return
-    options = TrainOptions(
-        preset=args.preset,
-        recipe=recipe,
-        max_steps=args.max_steps,
-        seed=args.seed,
-        on_bad_image=args.on_bad_image,
-        cache=args.cache,
-        out=args.out,
-        overwrite=args.overwrite,
-        print_every=args.print_every,
-        save_every=args.save_every,
-        keep=args.keep,
-        resume=args.resume,
-        backbone=args.backbone,
-        checkpoint=args.checkpoint,
-        max_skipped=args.max_skipped,
-        max_restarts=args.max_restarts,
-        performance=args.performance,
-        tensorboard=args.tensorboard,
-        mlperf_log=args.mlperf_log,
-        **where,
-    )
+    given = {name: value for name, value in vars(args).items() if name in TrainOptions.__slots__}
     from ssd_graph.training.train import train  # imports torch, which --help need not wait for
 
-    train(options)
+    train(TrainOptions(**{**given, **where, "recipe": recipe}))

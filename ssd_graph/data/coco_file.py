@@ -69,7 +69,7 @@ def read_columns(path: Path) -> Columns:
 
 def user_cache() -> Path:
     """Folder for what can be made again: `SSD_GRAPH_CACHE`, or `~/.cache/ssd_graph`."""
-    return Path(os.environ.get("SSD_GRAPH_CACHE", Path.home() / ".cache" / "ssd_graph"))
+    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
 
 
 def _load(kept: Path, key: str) -> Columns | None:

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.ascend import require_torch_npu, same_signal_handlers
+from ssd_graph.data.coco_file import user_cache
 
 CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Set by CANN's own set_env.sh."""
@@ -91,11 +92,6 @@ def c_source(symbols: Iterable[str]) -> str:
     return "".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in symbols)
 
 
-def cache_folder() -> Path:
-    """Where compiled files are kept: $SSD_GRAPH_CACHE, or ~/.cache/ssd_graph."""
-    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
-
-
 def _refuse_real_cann() -> None:
     for variable in CANN_VARIABLES:
         if os.environ.get(variable):
@@ -155,7 +151,7 @@ def _build(source: str, sonames: Iterable[str]) -> list[Path]:
     """Compiled libraries, from the cache if the same ones were built before."""
     sonames = sorted(set(sonames))
     key = hashlib.sha256("\n".join([platform.machine(), *sonames, source]).encode()).hexdigest()[:12]
-    folder = cache_folder() / f"cann-stand-in-{version('torch_npu')}-{key}"
+    folder = user_cache() / f"cann-stand-in-{version('torch_npu')}-{key}"
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,16 +20,20 @@ def versions() -> dict[str, str]:
     """Versions of what decides detections and scores, by package; packages that are not installed are left out."""
     import onnxruntime
 
-    found = {
+    return {
         "ssd_graph": ssd_graph.__version__,
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
+        **package_versions(_PACKAGES),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions by package, without those that are not installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 

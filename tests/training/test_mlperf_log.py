@@ -18,7 +18,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import RECIPES, AugmentConfig, model_config
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
-from ssd_graph.training.mlperf_log import TARGET_AP, MLPerfLog, Submission, mlperf_tensors
+from ssd_graph.training.mlperf_log import TARGET_AP, MLPerfLog, mlperf_tensors
 from ssd_graph.training.schedule import Schedule
 
 COCO = Schedule(RECIPES["mlperf-256"], global_batch=256, num_images=117_266)
@@ -198,15 +198,6 @@ def test_the_rules_hold_for_ten_images_and_twenty_epochs(tmp_path):
 def test_a_smaller_trunk_breaks_one_rule_its_tensors(tmp_path):
     path = run(tmp_path / "log", SMALL, best_ap=0.9, parameters=parameter_names("ssd300-nano"))
     assert complaints(path) == {"weights_initialization"}
-
-
-def test_the_submission_is_the_callers(tmp_path):
-    submission = Submission(org="us", platform="8 x npu", division="open", status="onprem", cache_cleared=True)
-    path = run(tmp_path / "log", submission=submission)
-    once = {r["key"]: r["value"] for r in records(path)}
-    names = ("submission_org", "submission_platform", "submission_division", "submission_status", "cache_clear")
-    assert [once[name] for name in names] == ["us", "8 x npu", "open", "onprem", True]
-    assert complaints(path) == set()
 
 
 def test_convolutions_are_counted_through_a_stage_and_heads_are_one():
