@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-import tempfile
 import warnings
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import ssd_graph
-
-# Setting the umask is the only way to read it, which is not safe beside threads, so it is read once.
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)
 
 
 class InputError(ValueError):
@@ -88,55 +81,3 @@ def positive(text: str) -> int:
     if value < 1:
         raise ArgumentTypeError(f"{value} is not a positive number")
     return value
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
-
-    A reader sees the old file or the whole new one, never a part, even after a power cut.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_UMASK)
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be synced."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
-    """What `--json` asks for: without it the text, with `-` the object instead, with a file both.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    if file == "-":
-        print(json.dumps(result))
-        return
-    print(text)
-    if file:
-        with atomic_write(Path(file)) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")

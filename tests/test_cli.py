@@ -1,15 +1,14 @@
-"""Proves how commands end (exit code, one line on stderr) and that a file is replaced whole or not at all."""
+"""Proves how commands end (exit code, one line on stderr), and what a line of words on the way is."""
 
 import argparse
 import os
-import stat
 import subprocess
 import sys
 
 import pytest
 
 import ssd_graph
-from ssd_graph.cli import InputError, atomic_write, command, command_parser, positive, run
+from ssd_graph.cli import InputError, command, command_parser, positive, run
 
 
 def end_of(main, monkeypatch):
@@ -126,49 +125,3 @@ def test_positive_takes_integers_from_one(parser):
 def test_positive_refuses_anything_else(parser, text):
     with pytest.raises(argparse.ArgumentError, match="--workers"):
         parser.parse_args(["--workers", text])
-
-
-def test_a_write_replaces_the_old_file(tmp_path):
-    path = tmp_path / "last.pth"
-    path.write_text("old")
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
-    path = tmp_path / "last.pth"
-    path.write_text("old")
-
-    def write_half():
-        with atomic_write(path) as temporary:
-            temporary.write_text("half of the ne")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_makes_missing_folders(tmp_path):
-    with atomic_write(tmp_path / "runs" / "one" / "a.json") as temporary:
-        temporary.write_text("{}")
-    assert (tmp_path / "runs" / "one" / "a.json").read_text() == "{}"
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_a_written_file_is_readable_by_whom_the_umask_says(tmp_path, umask, mode):
-    code = "import pathlib, sys; from ssd_graph.cli import atomic_write\n"
-    code += "with atomic_write(pathlib.Path(sys.argv[1])) as temporary: temporary.touch()"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], umask=umask, check=True)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
-
-
-def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    expected = r"cannot write .*a\.json: .*; choose another place"
-    with pytest.raises(InputError, match=expected), atomic_write(tmp_path / "file" / "a.json"):
-        pass

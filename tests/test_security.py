@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.transforms import decode
+from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.evaluate import OnnxDetector
 from tests import REPOSITORY
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import ssd_graph
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.config import ModelConfig
 from ssd_graph.data.coco import Categories
+from ssd_graph.files import atomic_write
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 

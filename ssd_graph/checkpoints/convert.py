@@ -8,10 +8,11 @@ import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint, read_weights_file, save_checkpoint
 from ssd_graph.checkpoints.published import Published, is_published, read_published, to_published
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.data.coco80 import COCO80
 from ssd_graph.data.shapes import data_root
+from ssd_graph.files import atomic_write
 from ssd_graph.graph.model import SSD300, refit_heads
 from ssd_graph.graph.state import StateLayout
 

@@ -11,7 +11,8 @@ python tools/bench.py export ckpt.pth --data /data/coco            # what each e
 
 from __future__ import annotations
 
-from ssd_graph.cli import command, command_parser, print_result
+from ssd_graph.cli import command, command_parser
+from ssd_graph.files import print_result
 
 
 @command

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ssd_graph.cli import atomic_write, command, command_parser, positive
+from ssd_graph.cli import command, command_parser, positive
+from ssd_graph.files import atomic_write
 
 
 @command

@@ -17,8 +17,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssd_graph.cli import atomic_write, command, command_parser, positive, print_result
+from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.config import MODELS
+from ssd_graph.files import atomic_write, print_result
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.transforms import decode_part
+from ssd_graph.files import atomic_write
 
 _FORMAT = "ssd_graph pixels 1"
 _RAM = Path("/dev/shm")

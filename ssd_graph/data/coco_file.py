@@ -8,7 +8,6 @@ import codecs
 import hashlib
 import json
 import mmap
-import os
 import sys
 from array import array
 from collections.abc import Iterable
@@ -20,7 +19,8 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
+from ssd_graph.files import atomic_write, user_cache
 
 _KEEP_FROM = 1 << 24
 """Bytes of an annotation file from which on its columns are kept; smaller ones are read in less than a second."""
@@ -65,11 +65,6 @@ def read_columns(path: Path) -> Columns:
         columns = _parse(path)
         _keep(kept, key, columns, path)
     return columns
-
-
-def user_cache() -> Path:
-    """Folder for what can be made again: `SSD_GRAPH_CACHE`, or `~/.cache/ssd_graph`."""
-    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
 
 
 def _load(kept: Path, key: str) -> Columns | None:

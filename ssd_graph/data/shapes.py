@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd_graph.data.coco_file import user_cache
+from ssd_graph.files import user_cache
 
 CATEGORIES = {2: "disc", 3: "square", 5: "triangle", 7: "star", 11: "ring", 13: "cross"}
 """Category id -> name; hues lie evenly round the colour circle in this order."""

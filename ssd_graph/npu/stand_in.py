@@ -30,7 +30,7 @@ from pathlib import Path
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.ascend import require_torch_npu, same_signal_handlers
-from ssd_graph.data.coco_file import user_cache
+from ssd_graph.files import user_cache
 
 CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Set by CANN's own set_env.sh."""

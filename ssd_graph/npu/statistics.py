@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
-from ssd_graph.cli import atomic_write
+from ssd_graph.files import atomic_write
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
 
 NOT_COMPUTE = frozenset({"Const", "Data", "Shape", "Reshape", "NetOutput"})

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS

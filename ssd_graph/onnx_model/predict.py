@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import draw_detections
 

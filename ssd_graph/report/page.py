@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_graph.cli import atomic_write
 from ssd_graph.data.coco import CocoSplit
+from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report.confusion import confusion
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts

@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
+from ssd_graph.files import atomic_write
 
 
 class RunLog:

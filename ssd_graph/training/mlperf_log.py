@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
+from ssd_graph.files import atomic_write
 from ssd_graph.training.schedule import Schedule
 
 TARGET_AP = 0.23

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ssd_graph.checkpoints.checkpoint import save_checkpoint
+from ssd_graph.files import locked_folder
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import Metrics
@@ -33,9 +34,10 @@ def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Ite
     Raises:
         InputError: another run has the folder, or a file cannot be written or continued.
     """
-    folder = RunFolder(plan.options.out, plan.options.keep)
-    with folder.locked() if plan.world.is_main else nullcontext():
-        records = RunRecords(plan, folder, validator, clock_start)
+    out = plan.options.out
+    busy = f"another run is writing to {out}; wait for it or give another --out"
+    with locked_folder(out, busy) if plan.world.is_main else nullcontext():
+        records = RunRecords(plan, validator, clock_start)
         try:
             yield records
         finally:
@@ -46,13 +48,13 @@ def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Ite
 class RunRecords:
     """The records of one run; `open_records` makes them."""
 
-    def __init__(self, plan: RunPlan, folder: RunFolder, validator: Validator, clock_start: float) -> None:
+    def __init__(self, plan: RunPlan, validator: Validator, clock_start: float) -> None:
         """Begin the records, or continue those of the run to resume without what was written after its first step."""
-        self._plan, self.folder = plan, folder
-        options = plan.options
+        self._plan, options = plan, plan.options
+        self.folder = RunFolder(options.out, options.keep)
         self.log = RunLog(plan.metrics_file, plan.last_step, plan.first_step, tensorboard=options.tensorboard)
         if plan.world.is_main:
-            folder.rewind(plan.first_step)
+            self.folder.rewind(plan.first_step)
         with torch.device("meta"):
             parameters = [name for name, _ in SSD300(plan.model).named_parameters()]
         self.mlperf = MLPerfLog(
@@ -64,7 +66,7 @@ class RunRecords:
             clock_start=clock_start,
             first_step=plan.first_step,
         )
-        self.validations = Validations(plan, validator, folder, self.log, self.mlperf)
+        self.validations = Validations(plan, validator, self.folder, self.log, self.mlperf)
 
     def say_beginning(self, state: TrainState, notes: list[str]) -> None:
         """What runs where on what; `notes` come first."""

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import InputError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
 
 
 class RunFolder:
@@ -23,27 +15,6 @@ class RunFolder:
         """`keep` of the newest checkpoints stay, and the best one."""
         self.path, self.keep = path, keep
         self.last, self.best = path / "last.pth", path / "best.pth"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other runs out, until the end or the death of this process.
-
-        Raises:
-            InputError: another run has the folder, or it cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {self.path}: {error.strerror}; choose another --out") from error
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            raise InputError(f"another run is writing to {self.path}; wait for it or give another --out") from error
-        finally:
-            os.close(descriptor)
 
     def file_of(self, step: int) -> Path:
         """The checkpoint after `step` steps."""

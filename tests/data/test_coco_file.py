@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ssd_graph.cli import InputError
 from ssd_graph.data import coco_file
-from ssd_graph.data.coco_file import Columns, read_columns, user_cache
+from ssd_graph.data.coco_file import Columns, read_columns
+from ssd_graph.files import user_cache
 
 CONTENT = {
     "images": [{"id": i, "file_name": f"{i}é.jpg", "width": 200.0 + i, "height": 100} for i in (9, 4)],

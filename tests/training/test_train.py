@@ -11,6 +11,7 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.checkpoints.convert import export_published
 from ssd_graph.cli import InputError
 from ssd_graph.config import RECIPES
+from ssd_graph.files import locked_folder
 from ssd_graph.scoring.evaluate import STAT_NAMES
 from ssd_graph.training.metrics import read_records
 from ssd_graph.training.validate import Validations
@@ -94,6 +95,12 @@ def test_a_folder_with_checkpoints_is_not_written_to_unasked(trained, tiny_coco,
     for _ in range(2):
         train_tiny(tiny_coco, tmp_path, max_steps=2, overwrite=True)
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "train")] == [2]
+
+
+def test_two_runs_cannot_have_one_folder(tiny_coco, tmp_path):
+    with locked_folder(tmp_path, ""), pytest.raises(InputError, match="another run is writing to"):
+        train_tiny(tiny_coco, tmp_path, max_steps=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_auto_begins_where_there_is_nothing_to_resume(tiny_coco, tmp_path):

@@ -14,12 +14,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ssd_graph.cli import InputError, atomic_write
+from ssd_graph.cli import InputError
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import find_annotations
 from ssd_graph.data.transforms import FORMATS, decode
+from ssd_graph.files import atomic_write
 
 
 @dataclass(frozen=True, slots=True)

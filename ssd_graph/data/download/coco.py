@@ -6,20 +6,17 @@ download that goes on; the folder `train2017`, `val2017` or `annotations` appear
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
-import sys
 import urllib.parse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.download.fetch import CHUNK, RETRY_WAITS, byte_bar, fetch
 from ssd_graph.data.download.unpack import unpack
+from ssd_graph.files import locked_folder
 
 MIRROR = "http://images.cocodataset.org"
 """The server that cocodataset.org links to, over plain HTTP as there; the checksums make up for that."""
@@ -97,8 +94,7 @@ def download_coco(
             if archive not in missing:
                 print(f"{root / archive.folder} is there already", flush=True)
         _require_space(root, missing)
-        root.mkdir(parents=True, exist_ok=True)
-        with _alone_in(root):
+        with locked_folder(root, f"another process is downloading into {root}; wait for it"):
             for archive in missing:
                 _obtain(root, archive, mirror, waits)
     except OSError as error:
@@ -136,22 +132,6 @@ def _obtain(root: Path, archive: Archive, mirror: str, waits: Sequence[float]) -
     unpack(file, root, archive.folder, archive.max_unpacked)
     part.unlink(missing_ok=True)
     print(f"{root / archive.folder} is complete", flush=True)
-
-
-@contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    """Keep other processes of this program out of `root`, on file systems that have locks."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is downloading into {root}; wait for it") from error
-        except OSError:
-            print(f"{root} cannot be locked: start no second download into it", file=sys.stderr)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _require_address(mirror: str) -> None:

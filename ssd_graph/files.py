@@ -1,0 +1,106 @@
+"""Files that are written whole or not at all, folders that one process has alone, and what can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ssd_graph.cli import InputError, say_once
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
+# Setting the umask is the only way to read it, which is not safe beside threads, so it is read once.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
+
+    A reader sees the old file or the whole new one, never a part, even after a power cut.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_UMASK)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
+    """What `--json` asks for: without it the text, with `-` the object instead, with a file both.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if file == "-":
+        print(json.dumps(result))
+        return
+    print(text)
+    if file:
+        with atomic_write(Path(file)) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+@contextmanager
+def locked_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Make `folder`, and keep other processes of this program out until the end or the death of this one.
+
+    A file system without locks is no reason to stop, but it is said.
+
+    Raises:
+        InputError: `busy`, if another process has it; or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another folder") from error
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(busy) from error
+        except OSError:
+            say_once(f"{folder} cannot be locked on this disk: have no second process write to it")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def user_cache() -> Path:
+    """Folder for what can be made again: `SSD_GRAPH_CACHE`, or `~/.cache/ssd_graph`."""
+    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")

@@ -1,0 +1,85 @@
+"""A file is replaced whole or not at all, and a folder is written to by one process at a time."""
+
+import errno
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from ssd_graph import files
+from ssd_graph.cli import InputError, say_once
+from ssd_graph.files import atomic_write, locked_folder
+
+
+def test_a_write_replaces_the_old_file(tmp_path):
+    path = tmp_path / "last.pth"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "last.pth"
+    path.write_text("old")
+
+    def write_half():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_makes_missing_folders(tmp_path):
+    with atomic_write(tmp_path / "runs" / "one" / "a.json") as temporary:
+        temporary.write_text("{}")
+    assert (tmp_path / "runs" / "one" / "a.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_written_file_is_readable_by_whom_the_umask_says(tmp_path, umask, mode):
+    code = "import pathlib, sys; from ssd_graph.files import atomic_write\n"
+    code += "with atomic_write(pathlib.Path(sys.argv[1])) as temporary: temporary.touch()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], umask=umask, check=True)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    expected = r"cannot write .*a\.json: .*; choose another place"
+    with pytest.raises(InputError, match=expected), atomic_write(tmp_path / "file" / "a.json"):
+        pass
+
+
+def test_a_locked_folder_is_made_and_belongs_to_one(tmp_path):
+    folder = tmp_path / "runs" / "one"
+    for _ in range(2):  # it is free again afterwards
+        with locked_folder(folder, "busy"), pytest.raises(InputError, match="busy"), locked_folder(folder, "busy"):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_to_lock_is_an_input_error(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"cannot make the folder .*; choose another folder"),
+        locked_folder(tmp_path / "file" / "runs", "busy"),
+    ):
+        pass
+
+
+def test_a_disk_without_locks_is_named_and_used(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    say_once.cache_clear()
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with locked_folder(tmp_path, "busy"):
+        (tmp_path / "a").touch()
+    assert capsys.readouterr().err == f"{tmp_path} cannot be locked on this disk: have no second process write to it\n"
