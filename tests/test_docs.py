@@ -112,7 +112,9 @@ def check_python(command, arguments, only_parsed):
 @pytest.fixture
 def folder(trained, tiny_coco, tmp_path, monkeypatch):
     """The current folder: what the documentation's file names stand for, from a trained ssd300-nano."""
-    shutil.copy(trained / "last.pth", tmp_path / "ckpt.pth")
+    (tmp_path / "runs" / "last").mkdir(parents=True)
+    for name in ("ckpt.pth", "runs/last/best.pth"):
+        shutil.copy(trained / "last.pth", tmp_path / name)
     for name in ("model.onnx", "other.onnx", "ckpt.onnx"):
         shutil.copy(trained / "model.onnx", tmp_path / name)
     (tmp_path / "coco").symlink_to(tiny_coco)

@@ -94,7 +94,7 @@ def test_what_is_compiled_afterwards_is_inductors_own():
     before = dict(vars(storage_box)), dict(table), config.post_grad_custom_post_pass
     with inductor.mended_inductor():
         assert vars(storage_box) != before[0]
-        assert table != before[1]
+        assert torch.ops.aten.max_pool2d_with_indices_backward.default not in table
     assert (dict(vars(storage_box)), dict(table), config.post_grad_custom_post_pass) == before
 
 

@@ -66,8 +66,8 @@ def test_a_torch_npu_of_another_release_is_named(monkeypatch):
 )
 def test_a_build_for_cuda_is_refused_before_torch_npu_could_end_the_process(call, tmp_path):
     """With 2.13 and 2.14 the import itself ends in SIGABRT, which nobody can catch."""
-    pretend = "import ssd_graph, torch; torch.version.cuda = '13.0'"
-    done = command("-c", f"{pretend}; {call}", cwd=tmp_path)
+    pretend = "from ssd_graph.compilers import ascend; import torch; torch.version.cuda = '13.0'"
+    done = command("-c", f"{pretend}; ascend.LOADS_BESIDE_CUDA = (); {call}", cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(r"is a build for CUDA, .* run `pip install .*--index-url \S+`\n$", done.stderr)
     assert done.stderr.count("\n") == 1

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ssd_graph.cli import InputError
+from ssd_graph.compilers import ascend
 from ssd_graph.npu import stand_in
 from ssd_graph.npu.capture import SOC_NAMES, capture
 from ssd_graph.npu.lower import lower, lower_predict_for, lower_step_for
@@ -175,9 +176,8 @@ def test_a_real_cann_is_not_hidden(variable, monkeypatch):
 
 
 def test_versions_that_do_not_pair_are_refused(monkeypatch):
-    real = stand_in.version
     monkeypatch.setattr(stand_in, "_loads", lambda soname: False)
-    monkeypatch.setattr(stand_in, "version", lambda name: "2.1.0" if name == "torch_npu" else real(name))
+    monkeypatch.setattr(ascend, "version", lambda name: "2.1.0")
     with pytest.raises(InputError, match=r"torch_npu 2\.1\.0 does not pair with torch .*pip install torch_npu=="):
         stand_in.load_stand_in.__wrapped__()
 
