@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -57,8 +55,6 @@ class InputSpeed:
     """`decode NAME` as decode_only and `pipeline NAME` by decoder; `resize Pillow`."""
     workers: dict[str, float]
     """The loader by number of worker processes, on all cores; keys are numbers."""
-    beside_python: dict[str, float]
-    """One worker as a `process` and as a `thread`, and each beside a thread of the caller that runs Python code."""
     resize_difference: dict[str, float]
     """`mean` and `max` over images from the reference's resize of the same crops, in levels of 0 to 255."""
     num_images: int
@@ -90,9 +86,6 @@ def measure_input(
     """Measure on the first `num_images` images of `split`, copying batches to `device`."""
     split = _part(split, slice(num_images))
     one_core, difference = _on_one_core(split, rounds, torch.device(device))
-    in_a_thread = partial(_in_a_thread, Stages(_part(split, slice(_BATCH_SIZE)), torch.device(device)))
-    kinds: dict[str, Task] = {"process": partial(_load, split, 1), "thread": in_a_thread}
-    kinds |= {f"{kind} beside Python": partial(_beside_python, task) for kind, task in kinds.items()}
     return InputSpeed(
         baseline=one_core["baseline"],
         decode_only=one_core[f"decode {jpeg.DECODER}"],
@@ -102,7 +95,6 @@ def measure_input(
             name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
         },
         workers=_best({str(count): partial(_load, split, count) for count in workers}, rounds),
-        beside_python=_best(kinds, rounds),
         resize_difference=difference,
         num_images=len(split),
         environment=_environment(),
@@ -152,29 +144,6 @@ def _load(split: CocoSplit, num_workers: int) -> float:
         return num_batches * batch_size / (time.perf_counter() - begin)
 
 
-def _in_a_thread(stages: Stages) -> float:
-    with ThreadPoolExecutor(1) as pool:
-        num_images, seconds = pool.submit(_time, stages.fill).result()
-    return num_images / seconds
-
-
-def _beside_python(task: Task) -> float:
-    """A task's speed while another thread of this process never lets go of the interpreter unasked."""
-    over = threading.Event()
-
-    def spin() -> None:
-        while not over.is_set():
-            sum(range(1000))
-
-    thread = threading.Thread(target=spin, daemon=True)
-    thread.start()
-    try:
-        return task()
-    finally:
-        over.set()
-        thread.join()
-
-
 def _part(split: CocoSplit, images: slice) -> CocoSplit:
     arrays = {name: getattr(split, name)[images] for name in ("image_ids", "file_names", "sizes")}
     begin, end, _ = images.indices(len(split))
@@ -201,7 +170,6 @@ def table(result: dict[str, Any]) -> str:
         {f"decode only, {decoder}": result["decode_only"], "pipeline, one core": result["pipeline"]},
         {f"  {stage}": speed for stage, speed in result["stages"].items()},
         {f"loader, worker processes: {count}": speed for count, speed in result["workers"].items()},
-        {f"one worker: {kind}": speed for kind, speed in result["beside_python"].items()},
         result["alternatives"],
     )
     lines = [f"{name:38}{speed:9.0f} images/s" for group in groups for name, speed in group.items()]

@@ -48,10 +48,9 @@ def main() -> int:
     args = parser().parse_args()
     from ssd_graph.npu.lower import lower_predict, lower_step  # imports torch, which --help need not wait for
 
-    if args.graph == "step":
-        lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, args.soc)
-    else:
-        lowering = lower_predict(args.preset, args.batch_size, args.amp, args.soc)
+    what = ((args.soc,), args.preset, args.batch_size, args.amp)
+    lowered = lower_predict(*what) if args.graph == "predict" else lower_step(*what, args.world_size)
+    lowering = lowered[args.soc]
     if args.out:
         lowering.dump(args.out)
     options = {name: getattr(args, name) for name in ("graph", "preset", "batch_size", "amp", "world_size")}

@@ -1,7 +1,18 @@
 """Mends inductor where its kernels would move more memory than a training step needs.
 
 On a GPU all but convolutions waits for memory: a map of 128 images has tens of megabytes, and what is computed of it
-costs nothing beside reading it.
+costs nothing beside reading it. `tools/lower_gpu.py` counts 247.1 MB an image, with `--plain` 322.0 (ssd300-r34, bf16,
+128 images, torch 2.13.0). What each change gives, the others staying:
+
+change                                               MB an image  bits
+max pooling's gradient is gathered, not scattered          -24.4  one order of sums, where atomics have none
+  ... by the offsets that windows kept                       0.0  the same; 45 instructions an element, not 220
+a map is written where that moves fewer bytes              -47.7  a map in 16 bits is rounded where it is written
+ReLU's gradient is masked by ReLU's input                  -16.1  the same
+a map is widened by each reader                            -20.0  the same
+what is gathered is written                                 +0.1  the same; without it Triton refuses a kernel
+
+Tested with torch 2.11.0, 2.13.0 and 2.14.0.
 """
 
 from __future__ import annotations
@@ -24,7 +35,7 @@ from torch.nn import functional as F
 from ssd_graph.cli import say_once
 
 CHECKED_TORCH = ("2.11", "2.13", "2.14")
-"""Releases with which the tests of what is changed pass."""
+"""With others nothing is changed: this file reaches into private names."""
 
 MAP_BYTES = 5_000_000
 """What is smaller an H100 moves in the time that it takes to start a kernel."""
@@ -41,10 +52,7 @@ InductorBox = Any
 
 @contextmanager
 def mended_inductor() -> Iterator[None]:
-    """Have inductor make the changes of the table above in what is compiled meanwhile.
-
-    With a torch that is none of CHECKED_TORCH it changes nothing and says so: it reaches into private names.
-    """
+    """Have inductor make the changes of the table above in what is compiled meanwhile; it says so where it does not."""
     release = torch.__version__.split("+")[0].rpartition(".")[0]
     if release not in CHECKED_TORCH:
         say_once(

@@ -19,9 +19,9 @@ from ssd_graph.npu.statistics import Lowering
 
 
 def lower_step(
-    preset: str, batch_size: int, amp: Amp, world_size: int, soc: Soc = "a2", num_boxes: int = NUM_BOXES
-) -> Lowering:
-    """Lower the training step of recipe mlperf-256, as rank 0 of `world_size`.
+    socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp, world_size: int, num_boxes: int = NUM_BOXES
+) -> dict[Soc, Lowering]:
+    """Lower the training step of recipe mlperf-256, as rank 0 of `world_size`, for each SoC.
 
     Args:
         batch_size: images a device.
@@ -30,28 +30,16 @@ def lower_step(
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
-    return lower_step_for((soc,), preset, batch_size, amp, world_size, num_boxes)[soc]
-
-
-def lower_step_for(
-    socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp, world_size: int, num_boxes: int = NUM_BOXES
-) -> dict[Soc, Lowering]:
-    """`lower_step` for several SoCs, traced once."""
     with traceable_step(preset, batch_size, amp, world_size, num_boxes) as (step, arguments):
         return lower(step, arguments, socs, arguments[0].parameters)
 
 
-def lower_predict(preset: str, batch_size: int, amp: Amp, soc: Soc = "a2") -> Lowering:
-    """Lower the inference graph.
+def lower_predict(socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp) -> dict[Soc, Lowering]:
+    """Lower the inference graph for each SoC.
 
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
-    return lower_predict_for((soc,), preset, batch_size, amp)[soc]
-
-
-def lower_predict_for(socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp) -> dict[Soc, Lowering]:
-    """`lower_predict` for several SoCs, traced once."""
     predict = Predict(model_config(preset, NUM_CLASSES), amp=amp)
     state = empty_state(predict.layout)
     images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)

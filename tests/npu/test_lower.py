@@ -14,7 +14,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.compilers import ascend
 from ssd_graph.npu import stand_in
 from ssd_graph.npu.capture import SOC_NAMES, capture
-from ssd_graph.npu.lower import lower, lower_predict_for, lower_step_for
+from ssd_graph.npu.lower import lower, lower_predict, lower_step
 from tests import REPOSITORY
 
 TOOL = REPOSITORY / "tools" / "lower_npu.py"
@@ -31,12 +31,12 @@ MAX_COMPUTE_OPS = {"a2": 949, "950": 917}
 
 @cache
 def step(amp, world_size):
-    return lower_step_for(SOCS, "ssd300-r34", 2, amp, world_size)
+    return lower_step(SOCS, "ssd300-r34", 2, amp, world_size)
 
 
 @cache
 def predict(amp):
-    return lower_predict_for(SOCS, "ssd300-r34", 2, amp)
+    return lower_predict(SOCS, "ssd300-r34", 2, amp)
 
 
 @pytest.mark.parametrize("soc", SOCS)

@@ -11,7 +11,7 @@ from ssd_graph.config import RECIPES, model_config
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Metrics, Predict, TrainStep, device_default_boxes
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, GeGraph, capture
-from ssd_graph.npu.lower import lower_predict_for, lower_step_for
+from ssd_graph.npu.lower import lower_predict, lower_step
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
 from tests.graph.test_step import make_batch
@@ -239,7 +239,7 @@ def test_types_that_do_not_agree_are_an_error():
 
 @cache
 def lowered_for_two_ranks():
-    return lower_step_for(SOCS, "ssd300-nano", 2, "fp16", 2, num_boxes=8)
+    return lower_step(SOCS, "ssd300-nano", 2, "fp16", 2, num_boxes=8)
 
 
 def test_all_reduce_takes_the_other_ranks_for_copies_of_this_one_or_asks_them():
@@ -250,7 +250,7 @@ def test_all_reduce_takes_the_other_ranks_for_copies_of_this_one_or_asks_them():
 
 
 def test_replay_knows_every_operator_of_the_project_and_no_other():
-    lowered = (lowered_for_two_ranks(), lower_predict_for(SOCS, "ssd300-nano", 2, "fp16"))
+    lowered = (lowered_for_two_ranks(), lower_predict(SOCS, "ssd300-nano", 2, "fp16"))
     kinds = {kind for each in lowered for lowering in each.values() for kind in lowering.ge_ops}
     assert kinds - {"Data", "NetOutput"} == set(KNOWN)
 
