@@ -21,7 +21,7 @@ def speed(tiny_coco):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_WARM_UP", 0)
         patch.setattr(pipeline, "_BATCH_SIZE", 3)  # so that the last batch is a smaller one
-        return measure_input(load_split(tiny_coco, "train"), num_images=8, rounds=1, workers=(1, 2))
+        return measure_input(load_split(tiny_coco, "train"), num_images=8, rounds=3, workers=(1, 2))
 
 
 def test_every_part_was_measured(speed):
@@ -34,6 +34,7 @@ def test_every_part_was_measured(speed):
 
 
 def test_the_whole_is_slower_than_its_parts(speed):
+    # Of three rounds the best: one alone may meet whatever else the machine does.
     assert speed.baseline < speed.pipeline < min(speed.stages["decode"], speed.stages["resize"])
 
 
