@@ -1,7 +1,7 @@
 """SSD-ResNet34 300x300 whose whole training step is one static graph.
 
-Importing the package pulls in nothing heavy. The modules form a pipeline from COCO files to COCO scores
-and import only from modules above them; `README.md` lists them in that order.
+Importing the package pulls in nothing heavy. Its folders are wings, each of which imports only from those below it in
+`README.md`'s table.
 """
 
 import os
