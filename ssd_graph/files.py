@@ -75,10 +75,10 @@ def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path, busy: str) -> Iterator[None]:
+def locked_folder(folder: Path, busy: str, flag: str = "folder") -> Iterator[None]:
     """Make `folder`, and keep other processes of this program out until the end or the death of this one.
 
-    A file system without locks is no reason to stop, but it is said.
+    A file system without locks is no reason to stop, but it is said. `flag` is what to choose another of.
 
     Raises:
         InputError: `busy`, if another process has it; or the folder cannot be made.
@@ -87,7 +87,7 @@ def locked_folder(folder: Path, busy: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another folder") from error
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another {flag}") from error
     try:
         try:
             if fcntl is not None:

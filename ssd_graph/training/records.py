@@ -36,7 +36,7 @@ def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Ite
     """
     out = plan.options.out
     busy = f"another run is writing to {out}; wait for it or give another --out"
-    with locked_folder(out, busy) if plan.world.is_main else nullcontext():
+    with locked_folder(out, busy, "--out") if plan.world.is_main else nullcontext():
         records = RunRecords(plan, validator, clock_start)
         try:
             yield records
