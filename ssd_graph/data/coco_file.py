@@ -1,4 +1,8 @@
-"""What is used of a COCO annotation file, as columns; of a large file they are kept for the next run."""
+"""What is accepted as a COCO annotation file, for training, scoring and every other command alike.
+
+A file becomes columns whose rows refer to each other by position; its ids are kept for results and decide nothing. Of a
+large file the columns are kept for the next run.
+"""
 
 # I images, B annotations, C categories
 
@@ -7,13 +11,15 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import math
 import mmap
+import os
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 from zipfile import BadZipFile
 
 import msgspec
@@ -24,7 +30,7 @@ from ssd_graph.files import atomic_write, user_cache
 
 _KEEP_FROM = 1 << 24
 """Bytes of an annotation file from which on its columns are kept; smaller ones are read in less than a second."""
-_FORMAT = "ssd_graph columns 1"
+_FORMAT = "ssd_graph columns 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,16 @@ class Columns:
     sizes: np.ndarray
     """int32 [I, 2]: width and height."""
     owners: np.ndarray
-    """int64 [B]: the image id of each annotation."""
+    """int64 [B]: the row of each annotation's image."""
     owner_categories: np.ndarray
-    """int64 [B]: its category id."""
+    """int64 [B]: the row of its category."""
     xywh: np.ndarray
-    """float64 [B, 4]: its box in pixels."""
+    """float64 [B, 4]: its box in pixels; NaN and infinity are possible."""
+    areas: np.ndarray
+    """float64 [B]: of the object in pixels, which chooses its class of size; the box's where the file says
+    nothing, null or NaN."""
+    crowds: np.ndarray
+    """bool [B]: whether it stands for a crowd of objects."""
     category_ids: np.ndarray
     """int64 [C]."""
     category_names: np.ndarray
@@ -53,9 +64,13 @@ def read_columns(path: Path) -> Columns:
     """The columns of `path`.
 
     Raises:
-        InputError: the file cannot be read, or is not COCO's format.
+        InputError: the file cannot be read, is not COCO's format, or refers to an unknown image or category; the
+            entry is named.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     if status.st_size < _KEEP_FROM:
         return _parse(path)
     kept = user_cache() / f"annotations-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.npz"
@@ -91,6 +106,8 @@ def _parse(path: Path) -> Columns:
             # Mapped, so that the text, 450 MB of COCO's, takes no memory that the system could not have back.
             text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return _decode(text[3:] if text[:3] == codecs.BOM_UTF8 else text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
     except (msgspec.DecodeError, ValueError, ArithmeticError) as error:
@@ -100,21 +117,35 @@ def _parse(path: Path) -> Columns:
         ) from error
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: int
+Id = Annotated[int, msgspec.Meta(ge=1 - 2**63, le=2**63 - 1)]
+"""Whole numbers may be written as 5, 5.0 or "5"."""
+
+Side = Annotated[int, msgspec.Meta(lt=2**31)]
+
+
+class ImageEntry(msgspec.Struct, gc=False):
+    """What is read of an image."""
+
+    id: Id
     file_name: str
-    width: float
-    height: float
+    width: Side
+    height: Side
 
 
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
+class AnnotationEntry(msgspec.Struct, gc=False):
+    """What is read of an object."""
+
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: Literal[0, 1] | bool | None = None
 
 
-class _Category(msgspec.Struct):
-    id: int
+class CategoryEntry(msgspec.Struct):
+    """What is read of a category."""
+
+    id: Id
     name: str
 
 
@@ -125,39 +156,86 @@ _A = TypeVar("_A")
 class _Content(msgspec.Struct, Generic[_I, _A]):
     images: list[_I]
     annotations: list[_A]
-    categories: list[_Category]
+    categories: list[CategoryEntry]
 
 
-_ANNOTATION = np.dtype([("owner", np.int64), ("category", np.int64), ("xywh", np.float64, 4)])
+_ANNOTATION = np.dtype(
+    [("owner", np.int64), ("category", np.int64), ("xywh", np.float64, 4), ("area", np.float64), ("crowd", np.bool_)]
+)
 
 
 def _decode(text: memoryview) -> Columns:
     try:
         # At first as pieces of the text, of which one at a time is decoded: a train split's would take 300 MB.
         content = msgspec.json.decode(text, type=_Content[msgspec.Raw, msgspec.Raw], strict=False)
-        images = map(msgspec.json.Decoder(_Image, strict=False).decode, content.images)
-        annotations = map(msgspec.json.Decoder(_Annotation, strict=False).decode, content.annotations)
+        images = map(msgspec.json.Decoder(ImageEntry, strict=False).decode, content.images)
+        annotations = map(msgspec.json.Decoder(AnnotationEntry, strict=False).decode, content.annotations)
         return _columns(images, annotations, content.categories)
     except msgspec.DecodeError:
         # Python's own reader, in much memory, knows NaN and Infinity too, and a fault is said with its place.
-        loose = msgspec.convert(json.loads(bytes(text)), _Content[_Image, _Annotation], strict=False)
+        loose = msgspec.convert(json.loads(bytes(text)), _Content[ImageEntry, AnnotationEntry], strict=False)
         return _columns(loose.images, loose.annotations, loose.categories)
 
 
-def _columns(images: Iterable[_Image], annotations: Iterable[_Annotation], categories: list[_Category]) -> Columns:
+def _columns(
+    images: Iterable[ImageEntry], annotations: Iterable[AnnotationEntry], categories: list[CategoryEntry]
+) -> Columns:
     ids, names, sizes = array("q"), list[str](), array("i")
     for image in images:
         ids.append(image.id)
         names.append(image.file_name)
-        sizes.extend((int(image.width), int(image.height)))
-    rows = np.fromiter(((a.image_id, a.category_id, a.bbox) for a in annotations), _ANNOTATION)
-    return Columns(
+        sizes.extend((image.width, image.height))
+    rows = np.fromiter(
+        (
+            (a.image_id, a.category_id, a.bbox, math.nan if a.area is None else a.area, bool(a.iscrowd))
+            for a in annotations
+        ),
+        _ANNOTATION,
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = np.where(np.isnan(rows["area"]), rows["xywh"][:, 2] * rows["xywh"][:, 3], rows["area"])
+    columns = Columns(
         image_ids=np.array(ids, np.int64),
         file_names=np.array(names, np.str_),
         sizes=np.array(sizes, np.int32).reshape(-1, 2),
         owners=rows["owner"],
         owner_categories=rows["category"],
         xywh=rows["xywh"],
+        areas=areas,
+        crowds=rows["crowd"],
         category_ids=np.array([category.id for category in categories], np.int64),
         category_names=np.array([category.name for category in categories], np.str_),
     )
+    _require_usable(columns)
+    owners = _rows(columns.image_ids, columns.owners, "image")
+    return replace(
+        columns, owners=owners, owner_categories=_rows(columns.category_ids, columns.owner_categories, "category")
+    )
+
+
+def _require_usable(columns: Columns) -> None:
+    """Raise InputError for what types do not show."""
+    for name in columns.file_names.tolist():
+        if leaves_folder(name):
+            raise InputError(f"file_name '{name}' leaves the image folder; remove that image")
+    if (columns.sizes <= 0).any():
+        raise InputError(f"image {columns.image_ids[(columns.sizes <= 0).any(1)][0]} has no width or height")
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a `file_name` points to a place outside the image folder."""
+    return os.path.isabs(name) or (".." in name and ".." in Path(name).parts)
+
+
+def _rows(known: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:
+    """The row of `known` that each id stands in, int64; InputError if there is none or more than one."""
+    if not len(known):
+        raise InputError(f"it lists no {kind}")
+    order = np.argsort(known, kind="stable")
+    if len(repeated := np.flatnonzero(np.diff(known[order]) == 0)):
+        raise InputError(f"{kind} id {known[order[repeated[0]]]} appears twice; ids must be unique")
+    found = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
+    if len(missing := np.flatnonzero(known[found] != ids)):
+        i = int(missing[0])
+        raise InputError(f"annotation number {i + 1} names unknown {kind} {ids[i]}; remove it or add the {kind}")
+    return found

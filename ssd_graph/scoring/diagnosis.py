@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask
 
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.evaluate import CocoScorer, Objects
 
 IOU = 0.5
 """Overlap from which a detection counts as being on an object."""
@@ -19,17 +19,6 @@ IOU = 0.5
 NO_OBJECT = -1
 NOT_COUNTED = -2
 """A detection on a crowd or on an image that is not scored, or beyond the hundred of its class and image."""
-
-
-class Objects(NamedTuple):
-    """Ground truth without crowds."""
-
-    image_ids: np.ndarray
-    """int64 [G]."""
-    category_ids: np.ndarray
-    """int64 [G]."""
-    boxes_xywh: np.ndarray
-    """float64 [G, 4], pixels of the original image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +31,7 @@ class Matches:
 
     rows: DetectionRows
     objects: Objects
+    """Of the scored images, without crowds."""
     image_ids: np.ndarray
     """int64 [I], the scored images."""
     object_of: np.ndarray
@@ -91,21 +81,17 @@ def match(scorer: CocoScorer, rows: DetectionRows, image_ids: np.ndarray) -> Mat
     Raises:
         InputError: a detection is on an image that the ground truth does not have.
     """
-    annotations = [a for a in scorer.annotations(image_ids) if not a["iscrowd"]]
-    number = {a["id"]: g for g, a in enumerate(annotations)}
+    scored = np.isin(scorer.objects.image_ids, image_ids) & ~scorer.objects.crowds
+    # Crowds and the 0 of "nothing" are no objects; what lies on a crowd is ignored.
+    number = np.full(len(scored) + 1, NO_OBJECT)
+    number[1:][scored] = np.arange(scored.sum())
     object_of = np.full(len(rows), NOT_COUNTED)
     for pair in scorer.match(rows, image_ids, [IOU]).evalImgs:
         if pair is not None:
-            # Crowds and the 0 of "nothing" are no objects; what lies on a crowd is ignored.
-            objects = [number.get(int(i), NO_OBJECT) for i in pair["dtMatches"][0]]
+            objects = number[np.array(pair["dtMatches"][0], np.int64)]
             detections = np.array(pair["dtIds"], np.int64) - 1
             object_of[detections] = np.where(pair["dtIgnore"][0], NOT_COUNTED, objects)
-    objects = Objects(
-        np.array([a["image_id"] for a in annotations], np.int64),
-        np.array([a["category_id"] for a in annotations], np.int64),
-        np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4),
-    )
-    return Matches(rows, objects, image_ids, object_of)
+    return Matches(rows, Objects(*(column[scored] for column in scorer.objects)), image_ids, object_of)
 
 
 def sweep(matches: Matches) -> Sweep:

@@ -1,20 +1,19 @@
 """Detections -> COCO numbers, by pycocotools or faster-coco-eval, without torch."""
 
-# T IoU thresholds, K categories by id
+# G objects, T IoU thresholds, K categories by id
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.coco_file import Columns, read_columns
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.scorers import quiet, scorer_classes
 
@@ -36,38 +35,71 @@ class CocoScores:
     """float64 [T, 101, K]: interpolated precision at recalls 0 to 1, IoU 0.5 to 0.95; -1 without ground truth."""
 
 
+class Objects(NamedTuple):
+    """Ground truth in file order; boxes that are not finite are no objects."""
+
+    image_ids: np.ndarray
+    """int64 [G], the file's."""
+    category_ids: np.ndarray
+    """int64 [G], the file's."""
+    boxes_xywh: np.ndarray
+    """float64 [G, 4], pixels of the original image."""
+    areas: np.ndarray
+    """float64 [G], pixels."""
+    crowds: np.ndarray
+    """bool [G]."""
+
+    @staticmethod
+    def of(columns: Columns) -> Objects:
+        """The objects of an annotation file."""
+        finite = np.isfinite(columns.xywh).all(1)
+        owners, categories = columns.owners[finite], columns.owner_categories[finite]
+        return Objects(
+            columns.image_ids[owners],
+            columns.category_ids[categories],
+            *(column[finite] for column in (columns.xywh, columns.areas, columns.crowds)),
+        )
+
+
 class CocoScorer:
-    """The ground truth of a split, read once and used for any number of evaluations."""
+    """The ground truth of a split, read once and used for any number of evaluations.
+
+    The scorers get ids of their own, 1 to I, in the order of the file's ids as these scorers would sort them. So
+    an id may be missing, repeated (of annotations), 0, negative or large, and changes nothing.
+    """
 
     def __init__(self, annotation_file: Path, scorer: str = "pycocotools") -> None:
-        """Read the ground truth; `scorer` is one of scorers.SCORERS. Warns of an annotation with id 0.
+        """Read the ground truth; `scorer` is one of scorers.SCORERS.
 
         Raises:
-            InputError: the file cannot be read as COCO ground truth, or the scorer is not installed.
+            InputError: the file is not accepted, see coco_file.read_columns, or the scorer is not installed.
         """
         self._coco, self._evaluation = scorer_classes(scorer)
+        self.objects = Objects.of(columns := read_columns(annotation_file))
+        order = np.argsort(columns.category_ids)
+        self.image_ids, self.category_ids = np.sort(columns.image_ids), columns.category_ids[order]
+        self._names = columns.category_names[order].tolist()
         self._truth = self._coco()
-        try:
-            self._truth.dataset = json.loads(annotation_file.read_bytes())
-            annotations = self._truth.dataset["annotations"]
-            for number, annotation in enumerate(annotations, start=1):
-                # The MLPerf scripts' bbox_only files leave these out.
-                annotation.setdefault("id", number)
-                annotation.setdefault("iscrowd", 0)
-                annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-            _require_numbers(self._truth.dataset)
-            with quiet():
-                self._truth.createIndex()
-            self._names = {category["id"]: str(category["name"]) for category in self._truth.dataset["categories"]}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise InputError(f"cannot read ground truth from {annotation_file}: {error!r}") from error
-        if any(annotation["id"] == 0 for annotation in annotations):
-            # Both scorers mark a detection's match by the annotation's id and read 0 as "none".
-            warnings.warn(
-                f"{annotation_file}: the object with annotation id 0 counts as missed even where it is detected; "
-                "number the annotations from 1",
-                stacklevel=2,
-            )
+        self._truth.dataset = {
+            "info": {},
+            "images": [{"id": i + 1} for i in range(len(self.image_ids))],
+            "categories": [{"id": k + 1, "name": name} for k, name in enumerate(self._names)],
+            "annotations": [
+                {"id": g + 1, "image_id": i, "category_id": k, "bbox": box, "area": area, "iscrowd": int(crowd)}
+                for g, (i, k, box, area, crowd) in enumerate(
+                    zip(
+                        self._images(self.objects.image_ids).tolist(),
+                        self._categories(self.objects.category_ids).tolist(),
+                        self.objects.boxes_xywh.tolist(),
+                        self.objects.areas.tolist(),
+                        self.objects.crowds.tolist(),
+                        strict=True,
+                    )
+                )
+            ],
+        }
+        with quiet():
+            self._truth.createIndex()
 
     def score(self, rows: DetectionRows, image_ids: np.ndarray | None = None) -> CocoScores:
         """Score detections on `image_ids` (int64, all images by default); no detections give AP 0.
@@ -75,11 +107,10 @@ class CocoScorer:
         Raises:
             InputError: a detection is on an image that the ground truth does not have.
         """
-        self._check_images(rows)
         with quiet() as printed:
             evaluation = self._evaluation(self._truth, self._results(rows), "bbox")
             if image_ids is not None:
-                evaluation.params.imgIds = sorted(int(i) for i in image_ids)
+                evaluation.params.imgIds = sorted(self._images(image_ids).tolist())
             evaluation.evaluate()
             evaluation.accumulate()
             printed.seek(0)
@@ -88,76 +119,61 @@ class CocoScorer:
         stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
         precision = evaluation.eval["precision"][:, :, :, 0, -1].copy()
         table = printed.getvalue().rstrip().splitlines()[: len(STAT_NAMES)]
-        return CocoScores(stats, self._per_class(evaluation), "\n".join(table), precision)
+        return CocoScores(stats, self._per_class(precision), "\n".join(table), precision)
 
     def match(self, rows: DetectionRows, image_ids: np.ndarray, iou_thresholds: Sequence[float] = ()) -> Any:
         """pycocotools' matching of objects of every size, not accumulated: a COCOeval with its `evalImgs`.
 
         For the scorer "pycocotools" only.
 
-        Row r is detection id r + 1 there. `iou_thresholds` are COCO's ten by default.
+        Row r is detection id r + 1 there, and object g of `objects` is annotation id g + 1. `iou_thresholds` are
+        COCO's ten by default.
 
         Raises:
             InputError: as `score`.
         """
-        self._check_images(rows)
         with quiet():
             evaluation: Any = COCOeval(self._truth, self._results(rows), "bbox")
-            evaluation.params.imgIds = sorted(int(i) for i in image_ids)
+            evaluation.params.imgIds = sorted(self._images(image_ids).tolist())
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             if iou_thresholds:
                 evaluation.params.iouThrs = np.array(iou_thresholds)
             evaluation.evaluate()
         return evaluation
 
-    def annotations(self, image_ids: np.ndarray) -> Sequence[Any]:
-        """The ground truth on `image_ids` as COCO annotations, crowds included."""
-        return self._truth.loadAnns(self._truth.getAnnIds(imgIds=image_ids.tolist()))
+    def _images(self, image_ids: np.ndarray) -> np.ndarray:
+        """The scorers' ids of images, int64; InputError for one that the ground truth does not have."""
+        ids = positions(self.image_ids, image_ids)
+        if (ids < 0).any():
+            raise InputError(f"detections on image {image_ids[ids < 0].min()}, which the ground truth does not have")
+        return ids + 1
 
-    def _check_images(self, rows: DetectionRows) -> None:
-        unknown = set(rows.image_ids.tolist()) - set(self._truth.getImgIds())
-        if unknown:
-            raise InputError(f"detections on image {min(unknown)}, which the ground truth does not have")
+    def _categories(self, category_ids: np.ndarray) -> np.ndarray:
+        """The scorers' ids of categories, int64; 0, which is none, for one that the ground truth does not have."""
+        return positions(self.category_ids, category_ids) + 1
 
     def _results(self, rows: DetectionRows) -> Any:
+        images, categories = self._images(rows.image_ids), self._categories(rows.category_ids)
         if len(rows):
-            columns = (
-                rows.image_ids[:, None],
-                rows.boxes_xywh,
-                rows.scores[:, None],
-                rows.category_ids[:, None],
-            )
+            columns = (images[:, None], rows.boxes_xywh, rows.scores[:, None], categories[:, None])
             return self._truth.loadRes(np.concatenate(columns, 1))
         results = self._coco()  # loadRes fails on an empty list
         results.dataset = {**self._truth.dataset, "annotations": []}
         results.createIndex()
         return results
 
-    def _per_class(self, evaluation: Any) -> dict[str, float | None]:
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, categories]
+    def _per_class(self, precision: np.ndarray) -> dict[str, float | None]:
         result: dict[str, float | None] = {}
-        for k, category_id in enumerate(evaluation.params.catIds):
+        for k, name in enumerate(self._names):
             values = precision[:, :, k]
-            name = self._names[category_id]
-            name = name if name not in result else f"{name} ({category_id})"
+            name = name if name not in result else f"{name} ({self.category_ids[k]})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
 
 
-def _require_numbers(dataset: dict[str, Any]) -> None:
-    """Raise ValueError or TypeError for ids, boxes and flags that the scorers would fail on."""
-    for kind, keys in _IDS.items():
-        for entry in dataset[kind]:
-            for key in keys:
-                if entry[key] != int(entry[key]) or abs(entry[key]) >= 2**63:
-                    raise ValueError(f"{key} {entry[key]!r} in {kind} is not a whole number")
-    for annotation in dataset["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        for value in (x, y, w, h, annotation["area"]):
-            if not isinstance(value, (int, float)) or abs(value) >= 2**1023:
-                raise ValueError(f"annotation {annotation['id']} has {value!r} for a number")
-        if annotation["iscrowd"] not in (0, 1):
-            raise ValueError(f"annotation {annotation['id']} has iscrowd {annotation['iscrowd']!r}")
-
-
-_IDS = {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id")}
+def positions(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Where each of `ids` stands in `known` [N], which ascends: int64, -1 for one that does not."""
+    if not len(known):
+        return np.full(len(ids), -1)
+    found = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    return np.where(known[found] == ids, found, -1)

@@ -18,8 +18,15 @@ from ssd_graph.files import user_cache
 CONTENT = {
     "images": [{"id": i, "file_name": f"{i}é.jpg", "width": 200.0 + i, "height": 100} for i in (9, 4)],
     "annotations": [
-        {"image_id": 4, "category_id": 7, "bbox": [0.1, 2, 3.25, 4], "segmentation": [[1, 2.5], [3]]},
-        {"segmentation": {"counts": [1], "size": [3, 4]}, "bbox": [5, 6, 7, 8], "category_id": 3, "image_id": 9},
+        {"image_id": 4, "category_id": 7, "bbox": [0.1, 2, 3.25, 4], "segmentation": [[1, 2.5], [3]], "area": None},
+        {
+            "area": 30.5,
+            "iscrowd": 1,
+            "segmentation": {"counts": [1], "size": [3, 4]},
+            "bbox": [5, 6, 7, 8],
+            "category_id": 3,
+            "image_id": 9,
+        },
     ],
     "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "ножницы"}],
     "info": {"images": [1]},
@@ -45,8 +52,10 @@ def assert_columns(columns):
     assert columns.image_ids.tolist() == [9, 4]
     assert columns.file_names.tolist() == ["9é.jpg", "4é.jpg"]
     assert columns.sizes.tolist() == [[209, 100], [204, 100]]
-    assert columns.owners.tolist() == [4, 9]
-    assert columns.owner_categories.tolist() == [7, 3]
+    assert columns.owners.tolist() == [1, 0]
+    assert columns.owner_categories.tolist() == [0, 1]
+    assert columns.areas.tolist() == [13, 30.5]
+    assert columns.crowds.tolist() == [False, True]
     assert columns.xywh.tolist() == [[0.1, 2, 3.25, 4], [5, 6, 7, 8]]
     assert columns.category_ids.tolist() == [7, 3]
     assert columns.category_names.tolist() == ["cat", "ножницы"]
@@ -59,8 +68,8 @@ def test_columns_hold_what_the_file_does(path):
 NUMBERS = st.integers(-(2**40), 2**40) | st.floats(width=32)
 ANNOTATIONS = st.fixed_dictionaries(
     {
-        "image_id": st.integers(0, 2**40),
-        "category_id": st.integers(0, 99),
+        "image_id": st.integers(0, 2),
+        "category_id": st.integers(0, 2),
         "bbox": st.lists(NUMBERS, min_size=4, max_size=4),
     },
     optional={"segmentation": st.lists(st.lists(NUMBERS, max_size=3), max_size=3), "bbox ": st.text(), "id": NUMBERS},
@@ -69,22 +78,27 @@ ANNOTATIONS = st.fixed_dictionaries(
 
 @given(
     annotations=st.lists(ANNOTATIONS, max_size=5),
-    names=st.lists(st.text(st.characters(exclude_characters="\0")), max_size=3),
+    names=st.lists(st.text(st.characters(exclude_characters="\0/.")), min_size=3, max_size=3),
+    image_ids=st.lists(st.integers(1 - 2**63, 2**63 - 1), unique=True, min_size=3, max_size=3),
     indent=st.sampled_from([None, 2]),
     ascii=st.booleans(),
 )
-def test_any_file_reads_as_python_reads_it(tmp_path_factory, annotations, names, indent, ascii):
+def test_any_file_reads_as_python_reads_it(tmp_path_factory, annotations, names, image_ids, indent, ascii):
     """Numbers that json does not know, NaN and infinity, are among them."""
-    images = [{"id": i, "file_name": name, "width": 3, "height": 4.0} for i, name in enumerate(names)]
+    images = [{"id": i, "file_name": name, "width": 3, "height": 4.0} for i, name in zip(image_ids, names, strict=True)]
+    categories = [{"id": i, "name": ""} for i in (5, 0, -7)]
+    expected = [(a["image_id"], a["category_id"], a["bbox"]) for a in annotations]
+    for a in annotations:
+        a["image_id"], a["category_id"] = image_ids[a["image_id"]], categories[a["category_id"]]["id"]
     path = tmp_path_factory.mktemp("json") / "a.json"
-    content = {"annotations": annotations, "categories": [], "images": images, "x": names}
+    content = {"annotations": annotations, "categories": categories, "images": images, "x": names}
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=ascii), encoding="utf-8", errors="replace")
     columns = read_columns(path)
+    assert columns.image_ids.tolist() == image_ids
     assert columns.file_names.tolist() == names
-    assert columns.owners.tolist() == [a["image_id"] for a in annotations]
-    assert columns.owner_categories.tolist() == [a["category_id"] for a in annotations]
-    expected = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    np.testing.assert_array_equal(columns.xywh, expected)
+    assert columns.owners.tolist() == [image for image, _, _ in expected]
+    assert columns.owner_categories.tolist() == [category for _, category, _ in expected]
+    np.testing.assert_array_equal(columns.xywh, np.array([box for *_, box in expected], np.float64).reshape(-1, 4))
 
 
 WHOLE = '{"images": [], "annotations": [], "categories": []'
@@ -121,6 +135,46 @@ def test_a_byte_order_mark_is_passed_over(path):
     assert_columns(read_columns(path))
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_other_encodings_of_json_are_read_by_all_commands_alike(path, encoding):
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert_columns(read_columns(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"bbox": [5, 6, 7, 8]', '"bbox": null', "Expected `array`, got `null` - at `$.annotations[1].bbox`"),
+        ('"image_id": 4', '"image_id": "4c9f-uuid"', "`$.annotations[0].image_id`"),
+        ('"image_id": 4', '"image_id": 4.5', "`$.annotations[0].image_id`"),
+        ('"width": 204.0', '"width": null', "`$.images[1].width`"),
+        ('"width": 204.0', '"width": -1', "image 4 has no width or height"),
+        ('"iscrowd": 1', '"iscrowd": 2', "`$.annotations[1].iscrowd`"),
+        ('"image_id": 4', '"image_id": 5', "annotation number 1 names unknown image 5"),
+        ('"category_id": 3', '"category_id": 99', "annotation number 2 names unknown category 99"),
+        ('"id": 3,', '"id": 7,', "category id 7 appears twice"),
+        ('"id": 9,', '"id": 4,', "image id 4 appears twice"),
+    ],
+)
+def test_an_entry_that_is_not_accepted_is_named(path, old, new, words):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_columns(path)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("area", ["null", "NaN", '"x"'])
+def test_an_area_that_says_nothing_is_the_boxs(path, area):
+    path.write_text(path.read_text(encoding="utf-8").replace('"area": 30.5', f'"area": {area}'), encoding="utf-8")
+    if area == '"x"':
+        with pytest.raises(InputError, match=r"\$\.annotations\[1\]\.area"):
+            read_columns(path)
+    else:
+        assert read_columns(path).areas.tolist() == [13, 56]
+
+
 def test_whole_numbers_may_be_written_as_floats_and_as_text(path):
     text = (
         path.read_text().replace('"image_id": 4,', '"image_id": 4.0,').replace('"category_id": 3', '"category_id": "3"')
@@ -148,8 +202,8 @@ def test_small_files_are_not_kept(path, monkeypatch):
 def test_a_changed_file_is_read_anew(path, change):
     read_columns(path)
     if change == "text":
-        path.write_text(json.dumps({**CONTENT, "images": CONTENT["images"][:1]}))
-        assert read_columns(path).image_ids.tolist() == [9]
+        path.write_text(json.dumps({**CONTENT, "annotations": CONTENT["annotations"][:1]}))
+        assert read_columns(path).owners.tolist() == [1]
     else:
         os.utime(path, (1, 1))
         (kept,) = user_cache().iterdir()

@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.commands import check_coco, compare, convert_checkpoint, eval_onnx, predict_onnx
@@ -16,12 +18,14 @@ from ssd_graph.data.loader import Loader
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
-from ssd_graph.scoring.detections_file import load_detections
+from ssd_graph.scoring.detections_file import detections_json, load_detections
+from ssd_graph.scoring.diagnosis import match
 from ssd_graph.scoring.evaluate import CocoScorer
 from tests.conftest import train_tiny
 from tests.fuzz import material
 from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights
 from tests.fuzz.mutations import damaged_bytes, damaged_json
+from tests.scoring.harmless import changed
 
 TRAIN, VAL = (Path("annotations") / f"instances_{split}2017.json" for split in ("train", "val"))
 
@@ -107,8 +111,23 @@ def use_truth(sound):
     rows = load_detections(sound / "scores" / "detections.json")
     scorer = CocoScorer(Path("coco") / VAL)
     scorer.score(rows, split.image_ids)
-    scorer.match(rows, split.image_ids)
-    scorer.annotations(split.image_ids)
+    match(scorer, rows, split.image_ids)
+
+
+def write_harmless(rng, sound):
+    """A file whose ids, order, keys and names are others, and the detections that go with it."""
+    content = json.loads((sound / "coco" / VAL).read_text())
+    rows = load_detections(sound / "scores" / "detections.json")
+    content, rows = changed(np.random.default_rng(rng.randrange(2**32)), content, rows)
+    Path("coco", VAL).parent.mkdir(parents=True)
+    Path("coco", VAL).write_text(json.dumps(content))
+    Path("detections.json").write_text(detections_json(rows))
+
+
+def score_the_same(sound):
+    """A wrong number is a fault like a traceback."""
+    scores = CocoScorer(Path("coco") / VAL).score(load_detections(Path("detections.json")))
+    assert scores == CocoScorer(sound / "coco" / VAL).score(load_detections(sound / "scores" / "detections.json"))
 
 
 def score_detections(sound):
@@ -215,6 +234,7 @@ KINDS = {
     "coco-check": Kind(250, annotations(TRAIN), check_and_clean),
     "coco-score": Kind(150, annotations(VAL), score),
     "truth": Kind(150, annotations(VAL), use_truth),
+    "harmless": Kind(150, write_harmless, score_the_same),
     "detections": Kind(200, into("detections.json", json_of, "scores/detections.json"), score_detections),
     "checkpoint": Kind(250, into("input.pth", damaged_weights, "last.pth"), use_checkpoint),
     "resume": Kind(100, write_run, resume),

@@ -40,8 +40,7 @@ def accumulated(evaluation, draws):
     return np.where(precision == -1, np.nan, precision)
 
 
-@pytest.mark.filterwarnings("ignore:.*annotation id 0 counts as missed")
-@pytest.mark.parametrize("case", ["fakebbox100", "bboxarea", "edge", "zero"])
+@pytest.mark.parametrize("case", ["fakebbox100", "bboxarea", "edge"])
 def test_every_image_once_gives_pycocotools_numbers(shared, case):
     evaluation, expected = golden(shared, case)
     resampled = ResampledAp(evaluation)
@@ -75,9 +74,13 @@ def test_any_draw_gives_what_pycocotools_accumulates_from_the_drawn_images(share
         np.testing.assert_allclose(ap[b], accumulated(evaluation, draws[:, b]), rtol=0, atol=1e-14)
 
 
+def images(*ids):
+    return [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in ids]
+
+
 def test_detections_on_crowds_are_counted_in_no_draw(tmp_path):
     content = {
-        "images": [{"id": i} for i in (1, 2, 3)],
+        "images": images(1, 2, 3),
         "annotations": [
             {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0},
             {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 90, 90], "iscrowd": 1},
@@ -96,7 +99,7 @@ def test_detections_on_crowds_are_counted_in_no_draw(tmp_path):
 def test_drawing_an_image_twice_is_having_it_twice(tmp_path):
     """Image 1 has an object found, image 2 one missed and a better scored false detection."""
     content = {
-        "images": [{"id": 1}, {"id": 2}],
+        "images": images(1, 2),
         "annotations": [
             {"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0} for n in (1, 2)
         ],

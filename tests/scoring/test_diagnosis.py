@@ -30,7 +30,7 @@ def scene(tmp_path, *annotations, image_ids=(5, 8)):
     """A scorer for annotations given as (image id, category id, xywh, is crowd)."""
     names = ("image_id", "category_id", "bbox", "iscrowd")
     content = {
-        "images": [{"id": i} for i in image_ids],
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids],
         "annotations": [{"id": n, **dict(zip(names, a, strict=True))} for n, a in enumerate(annotations, start=1)],
         "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}],
     }

@@ -1,4 +1,4 @@
-"""What is wrong with the entries of a COCO annotation file, by the rules of coco.load_split and pycocotools.
+"""What is wrong with the entries of a COCO annotation file, by the rules of coco_file.read_columns and pycocotools.
 
 Nothing is assumed of the entries: they come from a user's file and may be anything that json can hold.
 """
@@ -7,17 +7,18 @@ Nothing is assumed of the entries: they come from a user's file and may be anyth
 
 from __future__ import annotations
 
-import os
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
+from ssd_graph.data.coco_file import AnnotationEntry, CategoryEntry, Id, ImageEntry, leaves_folder
 
 EDGE_TOLERANCE = 1.0
 """Pixels that a box may reach over its image's edge, since published boxes are rounded."""
@@ -28,6 +29,8 @@ _NUM_USED = 3
 
 Entry = dict[str, Any]
 
+_E = TypeVar("_E")
+
 
 @dataclass(slots=True)
 class CheckedImages:
@@ -35,6 +38,8 @@ class CheckedImages:
 
     entries: dict[int, Entry] = field(default_factory=dict)
     """By id."""
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Width and height by id."""
     removed: set[int] = field(default_factory=set)
     """Ids, of `entries` and of unusable ones, that a cleaned file cannot keep."""
 
@@ -55,13 +60,13 @@ def check_categories(entries: list[Any], findings: Findings) -> dict[int, Entry]
     """Usable categories by id."""
     categories: dict[int, Entry] = {}
     for entry in entries:
-        number, name = _whole(_get(entry, "id")), _get(entry, "name")
-        if number is None or not isinstance(name, str):
+        category = _read(entry, CategoryEntry)
+        if category is None:
             findings.add(p.BAD_CATEGORY, entry)
-        elif number in categories:
-            findings.add(p.REPEATED_CATEGORY, f"{number}: {categories[number]['name']}, {name}")
+        elif category.id in categories:
+            findings.add(p.REPEATED_CATEGORY, f"{category.id}: {categories[category.id]['name']}, {category.name}")
         else:
-            categories[number] = entry
+            categories[category.id] = entry
     return categories
 
 
@@ -70,21 +75,21 @@ def check_images(entries: list[Any], findings: Findings) -> CheckedImages:
     images = CheckedImages()
     names: set[str] = set()
     for entry in entries:
-        number, name = _whole(_get(entry, "id")), _get(entry, "file_name")
-        sides = [_whole(_get(entry, side)) or 0 for side in ("width", "height")]
-        if number is None or not isinstance(name, str) or not 0 < min(sides) <= max(sides) < 2**31:
+        image = _read(entry, ImageEntry)
+        if image is None or min(image.width, image.height) <= 0:
             findings.add(p.BAD_IMAGE, entry)
-            if number is not None and number not in images.entries:
-                images.removed.add(number)
-        elif number in images.entries:
-            findings.add(p.REPEATED_IMAGE, f"{number}: {images.entries[number]['file_name']}, {name}")
+            if (with_id := _read(entry, _WithId)) and with_id.id not in images.entries:
+                images.removed.add(with_id.id)
+        elif image.id in images.entries:
+            findings.add(p.REPEATED_IMAGE, f"{image.id}: {images.entries[image.id]['file_name']}, {image.file_name}")
         else:
-            images.entries[number] = entry
-            images.removed.discard(number)
-            kind = p.FILE_OUTSIDE if _leaves_folder(name) else p.REPEATED_FILE if name in names else None
+            images.entries[image.id], images.sizes[image.id] = entry, (image.width, image.height)
+            images.removed.discard(image.id)
+            name = image.file_name
+            kind = p.FILE_OUTSIDE if leaves_folder(name) else p.REPEATED_FILE if name in names else None
             if kind:
-                findings.add(kind, f"{name} of image {number}")
-                images.removed.add(number)
+                findings.add(kind, f"{name} of image {image.id}")
+                images.removed.add(image.id)
             names.add(name)
     return images
 
@@ -93,26 +98,24 @@ def check_annotations(
     entries: list[Any], images: CheckedImages, categories: dict[int, Entry], findings: Findings
 ) -> CheckedAnnotations:
     """Judge annotations; those of `images.removed` are no findings of their own, but are not kept."""
-    usable = [entry for entry in entries if _is_usable(entry, images, categories, findings)]
-    owners = [images.entries[int(entry["image_id"])] for entry in usable]
-    boxes = np.array([entry["bbox"] for entry in usable], np.float64).reshape(-1, 4)
-    sizes = np.array([(image["width"], image["height"]) for image in owners], np.float64).reshape(-1, 2)
+    usable = [(entry, read) for entry in entries if (read := _usable(entry, images, categories, findings))]
+    boxes = np.array([read.bbox for _, read in usable], np.float64).reshape(-1, 4)
+    sizes = np.array([images.sizes[read.image_id] for _, read in usable], np.float64).reshape(-1, 2)
     result = CheckedAnnotations()
-    verdicts, new_ids = judge_boxes(boxes, sizes).tolist(), _new_ids(usable, findings)
-    for entry, image, verdict, new_id in zip(usable, owners, verdicts, new_ids, strict=True):
-        place = f"image {entry['image_id']}"
+    verdicts, new_ids = judge_boxes(boxes, sizes).tolist(), _new_ids([entry for entry, _ in usable], findings)
+    for (entry, read), size, verdict, new_id in zip(usable, sizes.tolist(), verdicts, new_ids, strict=True):
+        place = f"image {read.image_id}"
         if kind := BOX_KINDS[verdict]:
-            findings.add(kind, f"{entry['bbox']} on {place} of {image['width']}x{image['height']}")
+            findings.add(kind, f"{entry['bbox']} on {place} of {size[0]:.0f}x{size[1]:.0f}")
         if verdict < _NUM_USED:
-            result.num_boxes[int(entry["category_id"])] += 1
-            result.num_crowd += bool(entry.get("iscrowd"))
-            result.boxed.add(int(entry["image_id"]))
-        bad_fields = _bad_fields(entry)
-        if bad_fields:
-            findings.add(p.BAD_FIELD, f"{bad_fields[0]} {entry[bad_fields[0]]!r} on {place}")
-        if kind in (None, p.BOX_OVER_EDGE) and int(entry["image_id"]) not in images.removed:
-            box = _clipped(entry["bbox"], image) if kind else None
-            result.cleaned.append(_mended(entry, bad_fields, id=new_id, bbox=box))
+            result.num_boxes[read.category_id] += 1
+            result.num_crowd += bool(read.iscrowd)
+            result.boxed.add(read.image_id)
+        if empty := [name for name in ("area", "iscrowd") if name in entry and _is_empty(getattr(read, name))]:
+            findings.add(p.EMPTY_FIELD, f"{empty[0]} {entry[empty[0]]!r} on {place}")
+        if kind in (None, p.BOX_OVER_EDGE) and read.image_id not in images.removed:
+            box = _clipped(read.bbox, size) if kind else None
+            result.cleaned.append(_mended(entry, empty, id=new_id, bbox=box))
     return result
 
 
@@ -141,25 +144,27 @@ def judge_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.select([test for _, test in tests], [np.int64(verdict) for verdict, _ in tests], np.int64(0))
 
 
-def _is_usable(entry: Any, images: CheckedImages, categories: dict[int, Entry], findings: Findings) -> bool:
-    """Whether an annotation has a box and its image and category are usable; its image's fault is not its own."""
-    image_id, category_id = _whole(_get(entry, "image_id")), _whole(_get(entry, "category_id"))
-    if image_id is None or category_id is None or not _is_box(_get(entry, "bbox")):
+def _usable(
+    entry: Any, images: CheckedImages, categories: dict[int, Entry], findings: Findings
+) -> AnnotationEntry | None:
+    """An annotation that can be read and whose image and category can; its image's fault is not its own."""
+    read = _read(entry, AnnotationEntry)
+    if read is None:
         findings.add(p.BAD_ANNOTATION, entry)
-    elif image_id not in images.entries and image_id not in images.removed:
-        findings.add(p.UNKNOWN_IMAGE, f"image {image_id}")
-    elif category_id not in categories:
-        findings.add(p.UNKNOWN_CATEGORY, f"category {category_id} on image {image_id}")
-    else:
-        return image_id in images.entries
-    return False
+    elif read.image_id not in images.entries and read.image_id not in images.removed:
+        findings.add(p.UNKNOWN_IMAGE, f"image {read.image_id}")
+    elif read.category_id not in categories:
+        findings.add(p.UNKNOWN_CATEGORY, f"category {read.category_id} on image {read.image_id}")
+    elif read.image_id in images.entries:
+        return read
+    return None
 
 
 def _new_ids(entries: list[Entry], findings: Findings) -> list[int | None]:
     """A new id for each annotation that cannot keep its own; a file without any ids needs none."""
     if not any("id" in entry for entry in entries):
         return [None] * len(entries)
-    numbers = [_whole(entry.get("id")) for entry in entries]
+    numbers = [read.id if (read := _read(entry, _WithId)) else None for entry in entries]
     fresh = count(1 + max((number for number in numbers if number is not None), default=0))
     seen: set[int | None] = set()
     new_ids: list[int | None] = []
@@ -172,47 +177,30 @@ def _new_ids(entries: list[Entry], findings: Findings) -> list[int | None]:
     return new_ids
 
 
-def _bad_fields(entry: Entry) -> list[str]:
-    area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
-    return ["area"] * (_number(area) is None) + ["iscrowd"] * (crowd not in (0, 1))
-
-
-def _clipped(box_xywh: list[float], image: Entry) -> list[float]:
-    x, y, w, h = (float(v) for v in box_xywh)
+def _clipped(box_xywh: tuple[float, float, float, float], size: list[float]) -> list[float]:
+    x, y, w, h = box_xywh
     left, top = max(x, 0.0), max(y, 0.0)
-    return [left, top, min(x + w, float(image["width"])) - left, min(y + h, float(image["height"])) - top]
+    return [left, top, min(x + w, size[0]) - left, min(y + h, size[1]) - top]
 
 
-def _mended(entry: Entry, bad_fields: list[str], **changes: Any) -> Entry:
+def _mended(entry: Entry, dropped: list[str], **changes: Any) -> Entry:
     changes = {name: value for name, value in changes.items() if value is not None}
-    if not changes and not bad_fields:
+    if not changes and not dropped:
         return entry
-    return {name: value for name, value in entry.items() if name not in bad_fields} | changes
+    return {name: value for name, value in entry.items() if name not in dropped} | changes
 
 
-def _leaves_folder(name: str) -> bool:
-    return os.path.isabs(name) or ".." in Path(name).parts
+def _is_empty(value: float | None) -> bool:
+    return value is None or math.isnan(value)
 
 
-def _get(entry: Any, name: str) -> Any:
-    return entry.get(name) if isinstance(entry, dict) else None
+class _WithId(msgspec.Struct):
+    id: Id
 
 
-def _whole(value: Any) -> int | None:
-    """`value` as an int if it is a whole number that fits 64 bits."""
-    number = _number(value)
-    return int(value) if number is not None and number.is_integer() and abs(number) < 2**63 else None
-
-
-def _number(value: Any) -> float | None:
-    """`value` as a float, which may be NaN or infinite, if it is a json number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
+def _read(entry: Any, kind: type[_E]) -> _E | None:
+    """An entry as coco_file reads it; None if it refuses."""
     try:
-        return float(value)
-    except OverflowError:
+        return msgspec.convert(entry, kind, strict=False)
+    except (msgspec.ValidationError, OverflowError):
         return None
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(_number(v) is not None for v in value)

@@ -54,8 +54,7 @@ def printable(value: object, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-_REFUSED = "training refuses the file"
-_MISREAD = "training refuses or misreads the file"
+_REFUSED = "training and scoring refuse the file"
 _LEFT_OUT = "training leaves these out"
 _USED = "training uses these as they are"
 _WITH_BOXES = "removed with its boxes"
@@ -66,10 +65,10 @@ NO_FOLDER = Kind("image folder missing", _REFUSED, CANNOT_FIX)
 OTHER_CATEGORIES = Kind("train and val list different categories", "training refuses the two", CANNOT_FIX)
 NO_BOXES = Kind("no image with a box", _REFUSED, CANNOT_FIX)
 
-BAD_CATEGORY = Kind("category without a usable id or name", _MISREAD)
+BAD_CATEGORY = Kind("category without a usable id or name", _REFUSED)
 REPEATED_CATEGORY = Kind("category id used again", _REFUSED)
 
-BAD_IMAGE = Kind("image without a usable id, file name or size", _MISREAD, _WITH_BOXES)
+BAD_IMAGE = Kind("image without a usable id, file name or size", _REFUSED, _WITH_BOXES)
 REPEATED_IMAGE = Kind("image id used again", _REFUSED)
 REPEATED_FILE = Kind("image file named again", "training uses it once for each entry", _WITH_BOXES)
 FILE_OUTSIDE = Kind("file name that leaves the image folder", _REFUSED, _WITH_BOXES)
@@ -77,7 +76,7 @@ MISSING = Kind("image file missing", "training stops there", _WITH_BOXES)
 UNDECODABLE = Kind("image that cannot be decoded", "training stops there", _WITH_BOXES)
 WRONG_SIZE = Kind("image of another size than stated", "training misplaces its boxes", _WITH_BOXES)
 
-BAD_ANNOTATION = Kind("annotation without a usable image, category or box", _MISREAD)
+BAD_ANNOTATION = Kind("annotation without a usable image, category or box", _REFUSED)
 UNKNOWN_IMAGE = Kind("annotation of an unknown image", _REFUSED)
 UNKNOWN_CATEGORY = Kind("annotation of an unknown category", _REFUSED)
 BOX_NOT_FINITE = Kind("box with NaN or infinity", _LEFT_OUT)
@@ -85,7 +84,8 @@ BOX_NEGATIVE = Kind("box of negative width or height", _LEFT_OUT)
 BOX_EMPTY = Kind("box without area", _LEFT_OUT)
 BOX_OUTSIDE = Kind("box outside its image", _USED)
 BOX_OVER_EDGE = Kind("box over its image's edge", _USED, "clipped to the image")
-BAD_FIELD = Kind("unusable area or iscrowd", "scoring fails", "field removed")
-ID_BAD = Kind("annotation id missing or no integer", "scoring fails or guesses", "given a new id")
-ID_ZERO = Kind("annotation id 0", "scoring never counts a match with it", "given a new id")
-ID_REPEATED = Kind("annotation id used again", "scoring takes one for the other", "given a new id")
+EMPTY_FIELD = Kind("area or iscrowd that is null or NaN", "read as if it were not there", "field removed")
+_NOT_HERE = "no effect here; pycocotools alone "
+ID_BAD = Kind("annotation id missing or no integer", _NOT_HERE + "fails or guesses", "given a new id")
+ID_ZERO = Kind("annotation id 0", _NOT_HERE + "never counts a match with it", "given a new id")
+ID_REPEATED = Kind("annotation id used again", _NOT_HERE + "takes one for the other", "given a new id")
