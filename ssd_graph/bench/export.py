@@ -8,6 +8,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def speed(models: Path, split: CocoSplit, *, threads: int, rounds: int, limit: i
     and NMS add to the raw graph's time, `int8_gain` and `fp16_gain` factors on the speed in float32.
     """
     limit = min(limit, len(split))
-    batches = list(image_batches([split.path(i) for i in range(limit)], 8))
+    batches = list(image_batches(replace(split, image_ids=split.image_ids[:limit]), 8))
     settings = RunSettings(threads=threads, limit=limit)
     loops: dict[str, Callable[[], float]] = {
         name: _bare_loop(OnnxDetector(models / f"{name}.onnx", threads=threads), batches) for name in FORMS
@@ -121,7 +122,7 @@ def _bare_loop(detector: OnnxDetector, batches: list[np.ndarray]) -> Callable[[]
 def _detect_with_torch(checkpoint: Checkpoint, split: CocoSplit) -> DetectionRows:
     """The checkpoint's detections as torch computes them."""
     detector, parts, start = Detector(checkpoint, EvalConfig()), [], 0
-    for images in image_batches([split.path(i) for i in range(len(split))], 8):
+    for images in image_batches(split, 8):
         rows = slice(start, start + len(images))
         found = (output.numpy() for output in detector(torch.from_numpy(images)))
         parts.append(detection_rows(split.image_ids[rows], split.sizes[rows], *found))

@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("dir", type=Path, nargs="?", default=DEFAULT_ROOT, help="COCO folder (default: %(default)s)")
     parser.add_argument("--split", choices=("train", "val"), help="check one split (default: both)")
     parser.add_argument("--quick", action="store_true", help="read only the headers of the images")
+    parser.add_argument("--upright", action="store_true", help="turn images as their EXIF orientation says")
     parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write cleaned annotations; needs --split")
     parser.add_argument("--workers", type=positive, help="threads that decode (default: one for each core)")
     args = parser.parse_args()
@@ -38,7 +39,7 @@ def main() -> int:
     if args.fix and (file := find_annotations(args.dir, args.split)):
         refuse_input(file, args.fix)  # before the minutes that decoding takes
     splits = (args.split,) if args.split else ("train", "val")
-    checks = check_folder(args.dir, splits, quick=args.quick, workers=args.workers)
+    checks = check_folder(args.dir, splits, quick=args.quick, workers=args.workers, upright=args.upright)
     print(report(checks))
     if args.fix:
         write_cleaned(checks[0], args.fix)

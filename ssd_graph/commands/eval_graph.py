@@ -9,6 +9,7 @@ For the numbers of the exported model, without torch, see tools/eval_onnx.py.
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
@@ -25,9 +26,14 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
     parser.add_argument("--batch-size", "-b", type=positive, default=32, help="images a device (default: %(default)s)")
     parser.add_argument("--workers", type=positive, default=2, help="decoding threads a device (default: 2)")
+    parser.add_argument(
+        "--upright",
+        action=BooleanOptionalAction,
+        help="turn images as their EXIF orientation says (default: as in training)",
+    )
     add_device_flags(parser)
     args = parser.parse_args()
     from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-    given = {name: getattr(args, name) for name in ("checkpoint", "data", "split", "batch_size", "workers")}
+    given = {name: getattr(args, name) for name in ("checkpoint", "data", "split", "batch_size", "workers", "upright")}
     print_scores(GraphEvalOptions(**given, **device_options(args)))

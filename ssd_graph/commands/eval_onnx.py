@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
     how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
+    how.add_argument(
+        "--upright",
+        action=argparse.BooleanOptionalAction,
+        help="turn images as their EXIF orientation says (default: as in training)",
+    )
     how.add_argument("--reproducible", action="store_true", help="one CPU thread, every optimisation")
 
     output = result.add_argument_group("output")

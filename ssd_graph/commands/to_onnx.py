@@ -13,6 +13,7 @@ docs/export.md says what each form is for, and what was measured.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
@@ -52,7 +53,8 @@ def main() -> None:
     if out == args.checkpoint:
         raise InputError(f"{out} is the checkpoint itself; name another file with --out")
     checkpoint = load_checkpoint(args.checkpoint)
-    samples = sample_images(args.images or args.calibration)
-    calibration = sample_images(args.calibration, args.calibration_images) if args.calibration else None
+    sample = partial(sample_images, upright=bool(checkpoint.run.get("upright")))
+    samples = sample(args.images or args.calibration)
+    calibration = sample(args.calibration, args.calibration_images) if args.calibration else None
     result = export_onnx(checkpoint, out, samples, EvalConfig(), options, calibration)
     print(f"{out}: {out.stat().st_size:,} bytes, {precision}; {result.describe()}")

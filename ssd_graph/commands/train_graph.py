@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     loop = result.add_argument_group("loop")
     loop.add_argument("--workers", "--num-workers", type=int, help="decoding processes of a device (default: by cores)")
+    loop.add_argument("--upright", action="store_true", help="turn images as their EXIF orientation says")
     loop.add_argument("--on-bad-image", choices=("error", "skip"), default="error", help="default: %(default)s")
     loop.add_argument("--cache", metavar="ram|DIR", help="keep the decoded training images in memory or in a folder")
     loop.add_argument("--print-every", "--print-interval", type=positive, default=20, help="steps (default: 20)")
@@ -118,6 +119,7 @@ def main() -> None:
         from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
         what = {"checkpoint": args.checkpoint, "data": args.data, "workers": args.workers}
+        what["upright"] = args.upright or None
         print_scores(GraphEvalOptions(batch_size=recipe.batch_size, **what, **where))
         return
     given = {name: value for name, value in vars(args).items() if name in TrainOptions.__slots__}

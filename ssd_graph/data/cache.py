@@ -94,7 +94,7 @@ def _fingerprint(split: CocoSplit) -> str:
             return -1, -1
         return found.st_size, found.st_mtime_ns
 
-    digest = hashlib.sha256(repr((_FORMAT, split.file_names.tolist())).encode())
+    digest = hashlib.sha256(repr((_FORMAT, split.upright, split.file_names.tolist())).encode())
     digest.update(split.sizes.tobytes())
     digest.update(np.array([stat(split.path(i)) for i in range(len(split))], np.int64).tobytes())
     return digest.hexdigest()
@@ -134,7 +134,11 @@ def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
         def store(i: int) -> None:
             size = split.size(i)
             try:
-                os.pwrite(file.fileno(), decode_part(split.path(i), size, size[1]).data, int(offsets[i]))
+                os.pwrite(
+                    file.fileno(),
+                    decode_part(split.path(i), size, size[1], upright=split.upright).data,
+                    int(offsets[i]),
+                )
             except InputError as error:
                 if not skip_bad:
                     raise

@@ -35,6 +35,14 @@ class Categories:
         """Classes of a network for these categories, background included."""
         return len(self.ids) + 1
 
+    def require(self, others: Categories, owner: object, owner_of_others: object, advice: str) -> None:
+        """Raise InputError, which ends in `advice`, unless all of `others` are among these by id and name."""
+        own = dict(zip(self.ids, self.names, strict=True))
+        for number, name in zip(others.ids, others.names, strict=True):
+            if own.get(number) != name:
+                here = f"'{own[number]}'" if number in own else "not there"
+                raise InputError(f"category {number} is '{name}' in {owner_of_others} and {here} in {owner}; {advice}")
+
 
 @dataclass(frozen=True, slots=True)
 class CocoSplit:
@@ -57,6 +65,9 @@ class CocoSplit:
     """int64 [B], classes from 1."""
     num_empty_boxes: int
     """Boxes without area, which were left out: their loss would be infinite."""
+
+    upright: bool = False
+    """Whether images are turned as their EXIF orientation says; `sizes` are of the turned ones then."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -83,6 +94,17 @@ class CocoSplit:
         width, height = self.sizes[i].tolist()
         return width, height
 
+    def numbered_as(self, categories: Categories, owner: object, advice: str) -> CocoSplit:
+        """The split with its classes in the order of the `categories` of `owner`.
+
+        Raises:
+            InputError: they are others, by id or by name; it ends in `advice`.
+        """
+        self.categories.require(categories, self.annotation_file, owner, advice)
+        categories.require(self.categories, owner, self.annotation_file, advice)
+        classes = np.array([0, *(categories.ids.index(number) + 1 for number in self.categories.ids)])
+        return replace(self, categories=categories, labels=classes[self.labels])
+
     def boxes_of(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Relative xyxy boxes, float32 [G, 4], and classes, int64 [G], of image i."""
         rows = slice(self.offsets[i], self.offsets[i + 1])
@@ -95,7 +117,7 @@ def find_annotations(root: Path, split: str) -> Path | None:
     return next((file for name in names if (file := root / "annotations" / name).is_file()), None)
 
 
-def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> CocoSplit:
+def load_split(root: Path, split: str, *, keep_unannotated: bool = False, upright: bool = False) -> CocoSplit:
     """Read a split, `"train"` or `"val"`, of the COCO folder `root`.
 
     Crowd boxes stay in, and images without annotations are left out, for training and scoring alike, as in
@@ -117,7 +139,7 @@ def load_split(root: Path, split: str, *, keep_unannotated: bool = False) -> Coc
     kept = packed if keep_unannotated else _drop_unannotated(packed)
     if not len(kept):
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
-    return kept
+    return replace(kept, upright=upright)
 
 
 def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit:

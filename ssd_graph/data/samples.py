@@ -139,7 +139,11 @@ class Samples:
 
         left, top, right, bottom = box
         size = self.split.size(i)
-        pixels = self.cache.pixels(i, size) if self.cache else decode_part(self.split.path(i), size, bottom)
+        pixels = (
+            self.cache.pixels(i, size)
+            if self.cache
+            else decode_part(self.split.path(i), size, bottom, upright=self.split.upright)
+        )
         resize_into(pixels[top:bottom, left:right], batch.images[slot])
 
 

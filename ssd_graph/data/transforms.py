@@ -8,17 +8,19 @@ evaluator both call it, always on Pillow's pixels.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ssd_graph.boxes import area
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, AugmentConfig
+from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.jpeg import decode_rows, find_frame
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -48,28 +50,27 @@ class ColourJitter(NamedTuple):
     """Shift in turns."""
 
 
-def decode(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode an image file to RGB; greyscale, palette and CMYK files are converted, EXIF is ignored.
+def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = False) -> Image.Image:
+    """Decode an image file to RGB; greyscale, palette, CMYK and 16-bit files are converted.
 
     Args:
         size: width and height that the image must have, any if None; looked at before anything is decoded.
+        upright: turn it as its EXIF orientation says, before its size is looked at; else the tag is ignored.
 
     Raises:
-        InputError: the file is missing, is not a readable image, or has another size.
+        InputError: the file is missing, is not a readable image, has more than 16 bits, or another size.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _require_size(image.size, size)
-            # Pillow warns of palettes with transparency unless they go through RGBA.
-            transparent = image.mode == "P" and "transparency" in image.info
-            return (image.convert("RGBA") if transparent else image).convert("RGB")
+            require_size(image, size, upright)
+            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"cannot decode {path}: {error}; replace the file or remove it from the annotations"
         ) from error
 
 
-def decode_part(path: Path, size: tuple[int, int], num_rows: int) -> np.ndarray:
+def decode_part(path: Path, size: tuple[int, int], num_rows: int, *, upright: bool = False) -> np.ndarray:
     """The upper rows of `decode`, uint8 RGB [num_rows, width, 3], without decoding all that lies below.
 
     Raises:
@@ -77,12 +78,12 @@ def decode_part(path: Path, size: tuple[int, int], num_rows: int) -> np.ndarray:
     """
     try:
         data = read_file(path)
-        if frame := find_frame(data):
-            _require_size((frame.width, frame.height), size)
+        frame = find_frame(data)
+        if frame and (frame.width, frame.height) == size and not (upright and _is_turned(data)):
             return decode_rows(data, frame, num_rows)
     except (OSError, ValueError):
         pass  # for Pillow to name what is wrong
-    return np.array(decode(path, size))[:num_rows]
+    return np.array(decode(path, size, upright=upright))[:num_rows]
 
 
 def read_file(path: Path) -> memoryview:
@@ -92,14 +93,49 @@ def read_file(path: Path) -> memoryview:
         return data[: file.readinto(data)]
 
 
-def _require_size(found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
-    if wanted is not None and found != tuple(wanted):
-        raise ValueError("it has {} x {} pixels, the annotations say {} x {}".format(*found, *wanted))
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image: 1 is upright, 5 to 8 lie on a side."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def require_size(image: Image.Image, wanted: tuple[int, int] | None, upright: bool = False) -> None:
+    """Raise ValueError if an opened image, turned upright or not, does not have the wanted width and height."""
+    tag = orientation(image) if wanted else 1
+    found = image.size[::-1] if upright and tag >= 5 else image.size
+    if wanted is None or found == tuple(wanted):
+        return
+    turned = f"; it is stored turned (EXIF orientation {tag}), --upright turns it" if tag >= 5 and not upright else ""
+    raise ValueError("it has {} x {} pixels, the annotations say {} x {}".format(*found, *wanted) + turned)
+
+
+def _is_turned(jpeg: memoryview) -> bool:
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+        return orientation(image) != 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image of whatever mode; of 16 bits a channel the upper 8 are taken, as OpenCV does."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError("it has 32 bits a pixel and no range that means white; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):  # Pillow itself would cut off all levels above 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns unless it goes through RGBA
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def preprocess(image: Image.Image) -> np.ndarray:
     """The whole image as uint8 RGB [300, 300, 3], antialiased bilinear, aspect ratio not kept (REF val transform)."""
     return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+
+
+def evaluation_input(split: CocoSplit, i: int) -> np.ndarray:
+    """Image i as evaluation gives it to the network, uint8 RGB [300, 300, 3].
+
+    Raises:
+        InputError: as `decode`; the size must be the annotations'.
+    """
+    return preprocess(decode(split.path(i), split.size(i), upright=split.upright))
 
 
 def random_crop(

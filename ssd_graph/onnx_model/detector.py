@@ -66,6 +66,8 @@ class OnnxDetector:
         self.metadata: dict[str, str] = self.session.run.get_modelmeta().custom_metadata_map
         self._outputs, self.is_raw, self.batch_size = self._require_form(path)
         self.categories, self._config = self._read_metadata(path)
+        self.upright = self.metadata.get("upright") == "true"
+        """Whether it was trained on images turned as their EXIF orientation says."""
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """`num_detections`, `boxes`, `scores` and `labels` (see postprocess.Detections) of uint8 [N, 300, 300, 3].

@@ -19,7 +19,7 @@ import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
@@ -48,6 +48,8 @@ class RunSettings:
     """One of scorers.SCORERS."""
     limit: int | None = None
     """Score only the first images."""
+    upright: bool | None = None
+    """Whether images are turned as their EXIF orientation says; None for what the model was trained with."""
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("batch_size", 2**16), ("limit", 2**31)):
@@ -115,15 +117,14 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     detector = OnnxDetector(
         model, provider=settings.provider, threads=settings.threads, optimization=settings.optimization
     )
-    unknown = set(detector.categories.ids) - set(split.categories.ids)
-    if unknown:
-        raise InputError(
-            f"{model} detects category {min(unknown)}, which {split.annotation_file} does not have; "
-            "give the --data the model was trained for"
-        )
+    split.categories.require(
+        detector.categories, split.annotation_file, model, "give the --data that it was trained for"
+    )
     batch_size = settings.batch_size or detector.batch_size or 8
     if detector.batch_size not in (None, batch_size):
         raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
+    upright = detector.upright if settings.upright is None else settings.upright
+    split = replace(split, upright=upright)
     if settings.limit is not None:
         split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
     pixels, calls = hashlib.sha256(), list[float]()
@@ -151,6 +152,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
             "num_nodes": detector.session.num_nodes,
             "threads": detector.threads,
             "batch_size": batch_size,
+            "upright": upright,
             "processor": processor(),
         },
         "versions": versions(),
@@ -172,23 +174,21 @@ def write_result(result: OnnxResult, out: Path) -> None:
             temporary.write_text(text)
 
 
-def image_batches(paths: list[Path], batch_size: int) -> Iterator[np.ndarray]:
+def image_batches(split: CocoSplit, batch_size: int) -> Iterator[np.ndarray]:
     """Preprocessed batches, uint8 [N, 300, 300, 3], read and decoded while the caller works on earlier ones.
 
     Raises:
-        InputError: an image cannot be decoded.
+        InputError: an image cannot be decoded, or has another size than the annotations say.
     """
-
-    def load(path: Path) -> np.ndarray:
-        return preprocess(decode(path))
 
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
         queue: deque[list[Future[np.ndarray]]] = deque()
-        starts = iter(range(0, len(paths), batch_size))
+        starts = iter(range(0, len(split), batch_size))
         try:
             while True:
                 while len(queue) < _BATCHES_AHEAD and (start := next(starts, None)) is not None:
-                    queue.append([pool.submit(load, path) for path in paths[start : start + batch_size]])
+                    images = range(start, min(start + batch_size, len(split)))
+                    queue.append([pool.submit(evaluation_input, split, i) for i in images])
                 if not queue:
                     return
                 yield np.stack([future.result() for future in queue.popleft()])
@@ -201,7 +201,7 @@ def _detect(
 ) -> Iterator[DetectionRows]:
     """Detections batch by batch; adds inputs to the hash `pixels` in image order, the model's seconds to `calls`."""
     start = 0
-    for images in image_batches([split.path(i) for i in range(len(split))], batch_size):
+    for images in image_batches(split, batch_size):
         pixels.update(images)
         rows = slice(start, start + len(images))
         begin = time.perf_counter()

@@ -141,8 +141,10 @@ def export_onnx(
     return verification
 
 
-def sample_images(folder: Path | None, count: int = 4) -> np.ndarray:
+def sample_images(folder: Path | None, count: int = 4, *, upright: bool = False) -> np.ndarray:
     """The first `count` images of a folder, preprocessed; without a folder, generated ones.
+
+    `upright` turns them as their EXIF orientation says.
 
     Raises:
         InputError: the folder holds no readable image.
@@ -152,7 +154,7 @@ def sample_images(folder: Path | None, count: int = 4) -> np.ndarray:
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise InputError(f"no .jpg or .png in {folder}; give a folder of images")
-    return np.stack([preprocess(decode(file)) for file in files[:count]])
+    return np.stack([preprocess(decode(file, upright=upright)) for file in files[:count]])
 
 
 def _inputs(images: np.ndarray, options: ExportOptions) -> Iterator[np.ndarray]:
@@ -176,6 +178,7 @@ def _metadata(
         "input_size": [IMAGE_SIZE, IMAGE_SIZE],
         "resize": "whole image to input_size, Pillow BILINEAR (antialiased), aspect ratio not kept",
         "normalisation": "by the user: (RGB / 255 - pixel_mean) / pixel_std" if options.raw else "inside the model",
+        "upright": bool(checkpoint.run.get("upright")),
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
         **asdict(config),

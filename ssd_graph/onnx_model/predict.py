@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.transforms import decode, preprocess
@@ -57,7 +57,7 @@ def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_s
     """
     records = []
     for path, target in _targets(paths, out).items():
-        image = ImageOps.exif_transpose(decode(path))
+        image = decode(path, upright=True)
         objects = _objects(detector, image, least_score)
         picture = draw_detections(
             image,

@@ -30,7 +30,7 @@ class Recorded:
 
     def settings(self) -> RunSettings:
         """How the recorded evaluation ran."""
-        run = self.summary["run"]
+        run = {"upright": None, **self.summary["run"]}  # which older summaries do not have
         return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,7 @@ def write_report(
     Raises:
         InputError: an image cannot be read, or `path` cannot be written.
     """
+    split = replace(split, upright=bool(result.summary["run"].get("upright")))
     scored = split.image_ids[: result.summary["num_images"]]
     matches = match(CocoScorer(split.annotation_file), result.rows, scored)
     curve = sweep(matches)

@@ -126,7 +126,7 @@ def label_spots(boxes: Sequence[Box], aspect: float) -> Iterator[tuple[Box, np.n
 
 def _jpeg(split: CocoSplit, i: int) -> str:
     """The image in base64, as good as fits the limits."""
-    image = decode(split.path(i))
+    image = decode(split.path(i), upright=split.upright)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     for quality in _QUALITIES:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
-from ssd_graph.cli import InputError
 from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import Amp
 from ssd_graph.data.coco import load_split
@@ -33,6 +32,8 @@ class GraphEvalOptions:
     amp: Amp | None = None
     backend: str | None = None
     workers: int = 2
+    upright: bool | None = None
+    """Whether images are turned as their EXIF orientation says; None for what the checkpoint was trained with."""
 
 
 def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
@@ -43,13 +44,11 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
         SystemExit: with several processes, the exit code of one that failed.
     """
     kind = require_devices(options.devices, options.first_device + options.num_devices)
-    split = load_split(data_root(options.data), options.split)
     checkpoint = load_checkpoint(options.checkpoint)
-    if checkpoint.categories != split.categories:
-        raise InputError(
-            f"{options.checkpoint} knows other categories than {split.annotation_file}; give the --data it was "
-            "trained for"
-        )
+    upright = bool(checkpoint.run.get("upright")) if options.upright is None else options.upright
+    split = load_split(data_root(options.data), options.split, upright=upright).numbered_as(
+        checkpoint.categories, options.checkpoint, "give the --data that it was trained for"
+    )
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, max_restarts=0)
         return None

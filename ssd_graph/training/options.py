@@ -27,6 +27,8 @@ class TrainOptions:
     seed: int = 1
     workers: int = 2
     """Decoding processes of each device; 0 decodes in the process that trains."""
+    upright: bool = False
+    """Whether images are turned as their EXIF orientation says, for training and validation."""
     on_bad_image: OnBadImage = "error"
     cache: str | None = None
     """Where decoded training images are kept: a folder, or `ram`."""

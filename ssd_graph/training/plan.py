@@ -68,8 +68,11 @@ class RunPlan:
         self.options, self.kind, self.world, self.recipe = options, kind, world, options.recipe
         self.amp: Amp = options.amp or kind.amp
         self.backend = options.backend or kind.backend
-        self.train_split, self.val_split = splits
+        self.train_split, val_split = splits
         self.categories = self.train_split.categories
+        self.val_split = val_split.numbered_as(
+            self.categories, self.train_split.annotation_file, "list the same categories in both files"
+        )
         self.model = model_config(options.preset, self.categories.num_classes)
         self.batch_size = self.recipe.batch_size * self.recipe.accumulate
         """Images of a step on this process."""
@@ -124,8 +127,6 @@ class RunPlan:
         return state
 
     def _refuse_mismatches(self) -> None:
-        if self.val_split.categories != self.categories:
-            raise InputError("training and validation annotations list different categories; use one list for both")
         resumed = self._resumed
         if not resumed:
             return
@@ -162,7 +163,7 @@ class RunPlan:
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of two runs' settings (see RunPlan.settings) differs and makes them different runs."""
-    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size")]
+    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size", "upright")]
     recipe = before["recipe"] if isinstance(before.get("recipe"), dict) else {}
     pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]

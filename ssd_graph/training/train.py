@@ -37,19 +37,19 @@ def train(options: TrainOptions) -> None:
     clock_start = time.time()
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
-    splits = load_split(root, "train"), load_split(root, "val")
+    training, validation = (load_split(root, name, upright=options.upright) for name in ("train", "val"))
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         options = replace(options, resume="auto")
     resumed, notes = checkpoint_to_resume(options)
     # Before the processes start, so that a cache in memory outlives those that are started again.
     skip_bad = options.on_bad_image == "skip"
-    cache = open_cache(options.cache, splits[0], workers=options.workers, skip_bad=skip_bad) if options.cache else None
+    cache = open_cache(options.cache, training, workers=options.workers, skip_bad=skip_bad) if options.cache else None
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, options.max_restarts)
         return
     world = join_world(kind.collectives)
     try:
-        plan = RunPlan(options, kind, world, splits, resumed)
+        plan = RunPlan(options, kind, world, (training, validation), resumed)
         trainer = Trainer(plan, cache)
         with open_records(plan, trainer.validator, clock_start) as records:
             records.say_beginning(trainer.state, notes)

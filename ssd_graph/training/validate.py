@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from ssd_graph.compilers.backend import compile_graph
 from ssd_graph.config import Amp, EvalConfig, ModelConfig
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Predict
@@ -55,7 +56,7 @@ class Validator:
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(mine), self.batch_size):
                 chosen = mine[start : start + self.batch_size]
-                images = np.stack(list(pool.map(lambda i: preprocess(decode(self.split.path(i))), chosen)))
+                images = np.stack(list(pool.map(partial(evaluation_input, self.split), chosen.tolist())))
                 # The last batch is filled up: the graph knows one batch size.
                 padded = np.pad(images, ((0, self.batch_size - len(images)), *((0, 0),) * 3))
                 pixels = torch.from_numpy(padded).to(device)

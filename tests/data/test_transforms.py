@@ -113,11 +113,53 @@ def test_a_png_named_jpg_decodes(tmp_path):
     assert decode(tmp_path / "image.jpg").getpixel((0, 0)) == COLOUR
 
 
-def test_exif_rotation_is_ignored(tmp_path):
+@pytest.fixture
+def stored_turned(tmp_path):
+    """A photo of 40 x 20 pixels, red on the left, that a camera stored as 20 x 40."""
+    upright = Image.new("RGB", (40, 20), "red")
+    upright.paste("blue", (20, 0, 40, 20))
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert decode(tmp_path / "a.jpg").size == (40, 20)
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    return tmp_path / "a.jpg"
+
+
+def test_exif_orientation_is_ignored_unless_asked_for(stored_turned):
+    assert decode(stored_turned).size == (20, 40)
+    upright = np.asarray(decode(stored_turned, (40, 20), upright=True)).astype(int)
+    assert (upright[:, 2:18, 0] > 240).all()
+    assert (upright[:, 22:38, 2] > 240).all()
+    part = decode_part(stored_turned, (40, 20), 12, upright=True)
+    np.testing.assert_array_equal(part, upright[:12])
+
+
+def test_a_size_that_a_tag_explains_is_refused_with_the_flag_that_helps(stored_turned):
+    for read in (decode, lambda *of: decode_part(*of, 20)):
+        with pytest.raises(
+            InputError, match=r"has 20 x 40 pixels.* say 40 x 20; .*orientation 6\), --upright turns it"
+        ):
+            read(stored_turned, (40, 20))
+
+
+DEEP = np.array([[0, 255, 256, 32768], [65535, 65280, 4096, 1]], np.uint16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
+def test_16_bits_are_scaled_to_8(tmp_path, suffix):
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":
+        file.write_bytes(b"P5 4 2 65535\n" + DEEP.astype(">u2").tobytes())
+    else:
+        Image.fromarray(DEEP).save(file)
+    np.testing.assert_array_equal(np.asarray(decode(file))[..., 0], DEEP >> 8)
+    assert decode(file).mode == "RGB"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_refused(tmp_path, dtype):
+    Image.fromarray(DEEP.astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: it has 32 bits a pixel .* convert it to 8 or 16 bits"):
+        decode(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])

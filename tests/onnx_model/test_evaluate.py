@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.transforms import decode, evaluation_input
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.detections_file import load_detections
@@ -104,7 +105,7 @@ def test_another_batch_size_than_the_models_is_refused(raw_model, split):
 
 def test_other_categories_than_the_models_are_refused(trained, split):
     categories = replace(split.categories, ids=(1, *split.categories.ids[1:]))
-    with pytest.raises(InputError, match="detects category 2, which"):
+    with pytest.raises(InputError, match=r"category 2 is .* and not there in"):
         run(trained, replace(split, categories=categories))
 
 
@@ -116,16 +117,47 @@ def test_the_reproducible_mode_is_one_thread_of_the_cpu():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 7])
 def test_batches_hold_every_image_once_in_order(split, batch_size):
-    paths = [split.path(i) for i in range(len(split))]
-    batches = list(image_batches(paths, batch_size))
+    batches = list(image_batches(split, batch_size))
     assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert np.array_equal(np.concatenate(batches), np.stack([preprocess(decode(path)) for path in paths]))
+    assert np.array_equal(np.concatenate(batches), np.stack([evaluation_input(split, i) for i in range(len(split))]))
 
 
-def test_a_broken_image_stops_the_evaluation(trained, split, tmp_path):
+def test_a_broken_image_stops_the_evaluation(split, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    broken = replace(split, image_dir=tmp_path, file_names=np.full(len(split), "broken.jpg"))
     with pytest.raises(InputError, match=r"cannot decode .*broken\.jpg"):
-        list(image_batches([split.path(0), tmp_path / "broken.jpg"], 2))
+        list(image_batches(broken, 2))
+
+
+@pytest.fixture
+def turned(split, tmp_path):
+    """The data set with its first photo lying on its side, as cameras store it; the annotations are upright."""
+    copy = replace(split, image_dir=tmp_path)
+    for i in range(len(split)):
+        image = decode(split.path(i))
+        if i:
+            image.save(copy.path(i), "PNG")
+        else:
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = 6
+            image.transpose(Image.Transpose.ROTATE_90).save(copy.path(i), "PNG", exif=exif)
+    return copy
+
+
+def test_a_photo_that_lies_on_its_side_is_never_scored_as_if_it_stood(trained, turned):
+    with pytest.raises(InputError, match=r"EXIF orientation 6\), --upright turns it"):
+        evaluate_onnx(trained / "model.onnx", turned)
+
+
+def test_turning_it_gives_the_score_of_the_upright_photo(trained, split, turned, tmp_path):
+    plain = replace(split, image_dir=tmp_path / "plain")
+    plain.image_dir.mkdir()
+    for i in range(len(split)):
+        decode(split.path(i)).save(plain.path(i), "PNG")
+    expected = evaluate_onnx(trained / "model.onnx", plain)
+    found = evaluate_onnx(trained / "model.onnx", turned, RunSettings(upright=True))
+    assert found.summary["detections_sha256"] == expected.summary["detections_sha256"]
+    assert (found.summary["run"]["upright"], expected.summary["run"]["upright"]) == (True, False)
 
 
 def test_evaluating_does_not_import_torch(trained, tiny_coco, tmp_path):

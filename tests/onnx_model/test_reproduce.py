@@ -39,7 +39,7 @@ def changed(result, field, row, value, **stats):
 
 
 def test_a_summary_gives_back_the_settings_it_was_made_with(recorded):
-    assert recorded.settings() == RunSettings(threads=1, batch_size=2, optimization="extended")
+    assert recorded.settings() == RunSettings(threads=1, batch_size=2, optimization="extended", upright=False)
 
 
 def test_the_same_run_gives_the_same_bits(recorded, result):

@@ -82,9 +82,25 @@ def test_different_categories_in_the_two_files_are_refused(tiny_coco, tmp_path):
         if split == "val":
             content["categories"].append({"id": 99, "name": "new"})
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="different categories"):
+    with pytest.raises(InputError, match=r"category 99 is .new. in .*val2017.* and not there in .*train2017"):
         train_tiny(root, tmp_path / "out", max_steps=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_categories_in_another_order_are_the_same(tiny_coco, tmp_path):
+    """Their ids say which is which; nothing of the run moves."""
+    root = tmp_path / "data"
+    (root / "annotations").mkdir(parents=True)
+    for name in ("train2017", "val2017"):
+        (root / name).symlink_to(tiny_coco / name)
+    for split in ("train", "val"):
+        content = json.loads((tiny_coco / "annotations" / f"instances_{split}2017.json").read_text())
+        content["categories"] = content["categories"][:: -1 if split == "val" else 1]
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    for data, out in ((tiny_coco, "a"), (root, "b")):
+        train_tiny(data, tmp_path / out, max_steps=3)
+    a, b = (read_records(tmp_path / out / "metrics.jsonl", "validation")[-1] for out in ("a", "b"))
+    assert a == b
 
 
 def test_a_folder_with_checkpoints_is_not_written_to_unasked(trained, tiny_coco, tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import find_annotations
-from ssd_graph.data.transforms import FORMATS, decode
+from ssd_graph.data.transforms import FORMATS, decode, orientation
 from ssd_graph.files import atomic_write
+
+Examine = Callable[[Entry], tuple[Kind, str] | None]
+"""What is wrong with an image, and where; None if nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,12 @@ class SplitCheck:
 
 
 def check_folder(
-    root: Path, splits: Sequence[str] = ("train", "val"), *, quick: bool = False, workers: int | None = None
+    root: Path,
+    splits: Sequence[str] = ("train", "val"),
+    *,
+    quick: bool = False,
+    workers: int | None = None,
+    upright: bool = False,
 ) -> list[SplitCheck]:
     """Check those of `splits` that have an annotation file.
 
@@ -55,6 +64,7 @@ def check_folder(
         root: the folder that coco.load_split reads.
         quick: read only the images' headers, which overlooks damage behind them.
         workers: threads that decode, by default one for each core.
+        upright: see CocoSplit.
 
     Raises:
         InputError: no split has an annotation file.
@@ -63,14 +73,16 @@ def check_folder(
     if not files:
         wanted = " or ".join(f"annotations/instances_{split}2017.json" for split in splits)
         raise InputError(f"no {wanted} in '{root}'; give the folder that holds annotations/ and the image folders")
-    checks = [check_split(file, root / f"{split}2017", split, quick, workers) for split, file in files.items()]
-    if len({check.categories for check in checks if check.cleaned}) > 1:
+    checks = [check_split(file, root / f"{split}2017", split, quick, workers, upright) for split, file in files.items()]
+    if len({frozenset(check.categories) for check in checks if check.cleaned}) > 1:
         sizes = " and ".join(f"{len(check.categories)} in {check.split}" for check in checks)
         checks[-1].problems.append(Problem(p.OTHER_CATEGORIES, 1, (sizes,)))
     return checks
 
 
-def check_split(file: Path, image_dir: Path, split: str, quick: bool = False, workers: int | None = None) -> SplitCheck:
+def check_split(
+    file: Path, image_dir: Path, split: str, quick: bool = False, workers: int | None = None, upright: bool = False
+) -> SplitCheck:
     """Check an annotation file and the images that it names; a bar shows the progress."""
     findings = Findings()
     content = _read(file, findings)
@@ -78,7 +90,7 @@ def check_split(file: Path, image_dir: Path, split: str, quick: bool = False, wo
         return SplitCheck(split, file, findings.problems())
     categories = check_categories(content["categories"], findings)
     images = check_images(content["images"], findings)
-    num_unlisted = _check_files(images, image_dir, quick, workers, findings)
+    num_unlisted = _check_files(images, partial(_examine, image_dir, quick, upright), image_dir, workers, findings)
     annotations = check_annotations(content["annotations"], images, categories, findings)
     if not annotations.boxed:
         findings.add(p.NO_BOXES, file.name)
@@ -134,7 +146,9 @@ def _read(file: Path, findings: Findings) -> dict[str, Any] | None:
     return content
 
 
-def _check_files(images: CheckedImages, image_dir: Path, quick: bool, workers: int | None, findings: Findings) -> int:
+def _check_files(
+    images: CheckedImages, examine: Examine, image_dir: Path, workers: int | None, findings: Findings
+) -> int:
     """Add to `images.removed` what has no sound file, and count the files that are not listed."""
     if not image_dir.is_dir():
         findings.add(p.NO_FOLDER, image_dir)
@@ -144,35 +158,34 @@ def _check_files(images: CheckedImages, image_dir: Path, quick: bool, workers: i
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         with warnings.catch_warnings(action="ignore"):
-            results = pool.map(lambda entry: _examine(entry, image_dir, quick), wanted.values())
+            results = pool.map(examine, wanted.values())
             bar = tqdm(results, image_dir.name, len(wanted), leave=False, disable=None, unit="image")
             for number, result in zip(wanted, bar, strict=True):
                 if result:
                     findings.add(*result)
-                    images.removed.add(number)
+                    if result[0] is not p.TURNED:
+                        images.removed.add(number)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return sum(file.is_file() and file.name not in listed for file in os.scandir(image_dir))
 
 
-def _examine(entry: Entry, image_dir: Path, quick: bool) -> tuple[Kind, str] | None:
+def _examine(image_dir: Path, quick: bool, upright: bool, entry: Entry) -> tuple[Kind, str] | None:
     """What is wrong with an image file, and where."""
     name, stated = entry["file_name"], (int(entry["width"]), int(entry["height"]))
     path = image_dir / name
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
         return p.MISSING, name
     try:
-        found = _size_in_header(path)
+        with Image.open(path, formats=FORMATS) as image:
+            tag = orientation(image)
+            found = image.size[::-1] if upright and tag >= 5 else image.size
         if not quick:
             decode(path)
     except Exception as error:  # a hostile file can make a decoder raise anything
         reason = str(error.__cause__ or error).replace(f"'{path}'", "it")
         return p.UNDECODABLE, f"{name}: {reason}"
     if found != stated:
-        return p.WRONG_SIZE, f"{name}: {found[0]}x{found[1]}, stated as {stated[0]}x{stated[1]}"
-    return None
-
-
-def _size_in_header(path: Path) -> tuple[int, int]:
-    with Image.open(path, formats=FORMATS) as image:
-        return image.size
+        turned = f", EXIF orientation {tag}" if tag >= 5 and not upright else ""
+        return p.WRONG_SIZE, f"{name}: {found[0]}x{found[1]}{turned}, stated as {stated[0]}x{stated[1]}"
+    return (p.TURNED, f"{name}: EXIF orientation {tag}") if tag != 1 and not upright else None

@@ -74,6 +74,7 @@ REPEATED_FILE = Kind("image file named again", "training uses it once for each e
 FILE_OUTSIDE = Kind("file name that leaves the image folder", _REFUSED, _WITH_BOXES)
 MISSING = Kind("image file missing", "training stops there", _WITH_BOXES)
 UNDECODABLE = Kind("image that cannot be decoded", "training stops there", _WITH_BOXES)
+TURNED = Kind("image stored turned, by its EXIF orientation", "read as stored, unless --upright is given", "kept")
 WRONG_SIZE = Kind("image of another size than stated", "training misplaces its boxes", _WITH_BOXES)
 
 BAD_ANNOTATION = Kind("annotation without a usable image, category or box", _REFUSED)

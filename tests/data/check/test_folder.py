@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.check import problems as p
@@ -98,6 +98,18 @@ def test_a_truncated_image_is_found_unless_only_headers_are_read(root):
 def test_an_image_of_another_size_is_found(root, quick):
     Image.new("RGB", (100, 200)).save(root / "train2017" / "2.jpg")
     assert found(root, quick=quick) == {p.WRONG_SIZE: ("2.jpg: 100x200, stated as 200x100",)}
+
+
+def test_photos_that_are_stored_turned_are_counted_square_ones_too(root):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for name in ("1.jpg", "2.jpg"):
+        Image.new("RGB", (100, 200) if name == "1.jpg" else (200, 100)).save(root / "train2017" / name, exif=exif)
+    assert found(root) == {
+        p.WRONG_SIZE: ("1.jpg: 100x200, EXIF orientation 6, stated as 200x100",),
+        p.TURNED: ("2.jpg: EXIF orientation 6",),
+    }
+    assert found(root, upright=True) == {p.WRONG_SIZE: ("2.jpg: 100x200, stated as 200x100",)}
 
 
 def test_no_more_than_three_examples_are_kept(root):
