@@ -40,15 +40,25 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _refuse(error: InputError) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # every process of a run finds the same error
+    if speaks():  # every process of a run finds the same error
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
     sys.exit(2)
+
+
+def launched() -> bool:
+    """Whether a launcher (ours or torchrun) started this process: clusters set some of its variables on their own."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+def speaks() -> bool:
+    """Whether this process writes to the console: of a launched run the first one does."""
+    return not launched() or os.environ["RANK"] == "0"
 
 
 @cache
 def say_once(line: str) -> None:
     """Write a line to stderr, however often it is asked for; of several processes of a run the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         sys.stderr.write(f"{line}\n")
 
 

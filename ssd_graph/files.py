@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be synced."""
-    if os.name == "posix":
+    """Make a rename last through a power cut, where folders can be synced: some network disks refuse."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -72,6 +72,16 @@ def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
     if file:
         with atomic_write(Path(file)) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Raise InputError, before any work is done, if no file can be written into `folder`; `flag` chooses another."""
+    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another {flag}") from error
 
 
 @contextmanager
@@ -102,5 +112,10 @@ def locked_folder(folder: Path, busy: str, flag: str = "folder") -> Iterator[Non
 
 
 def user_cache() -> Path:
-    """Folder for what can be made again: `SSD_GRAPH_CACHE`, or `~/.cache/ssd_graph`."""
-    return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
+    """Folder for what can be made again: `SSD_GRAPH_CACHE`, or `~/.cache/ssd_graph`; InputError where there is none."""
+    try:
+        return Path(os.environ.get("SSD_GRAPH_CACHE") or Path.home() / ".cache" / "ssd_graph")
+    except RuntimeError as error:  # a user without an entry in passwd and without HOME
+        raise InputError(
+            "this user has no home folder; set SSD_GRAPH_CACHE to a folder for what can be made again"
+        ) from error

@@ -125,3 +125,24 @@ def test_positive_takes_integers_from_one(parser):
 def test_positive_refuses_anything_else(parser, text):
     with pytest.raises(argparse.ArgumentError, match="--workers"):
         parser.parse_args(["--workers", text])
+
+
+@pytest.mark.parametrize(
+    ("variables", "heard"),
+    [
+        ({"RANK": "1"}, True),  # a cluster sets some of them
+        ({"LOCAL_RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, True),
+    ],
+)
+def test_only_ranks_of_a_launched_run_are_mute(monkeypatch, capsys, variables, heard):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def refuse():
+        raise InputError("give another --out")
+
+    assert end_of(refuse, monkeypatch) == 2
+    assert bool(capsys.readouterr().err) == heard

@@ -1,15 +1,17 @@
 """A file is replaced whole or not at all, and a folder is written to by one process at a time."""
 
 import errno
+import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ssd_graph import files
 from ssd_graph.cli import InputError, say_once
-from ssd_graph.files import atomic_write, locked_folder
+from ssd_graph.files import atomic_write, locked_folder, require_writable, user_cache
 
 
 def test_a_write_replaces_the_old_file(tmp_path):
@@ -72,6 +74,39 @@ def test_a_folder_that_cannot_be_made_to_lock_is_an_input_error(tmp_path):
         locked_folder(tmp_path / "file" / "runs", "busy"),
     ):
         pass
+
+
+def test_a_folder_that_cannot_be_synced_is_written_to_all_the_same(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
+    require_writable(tmp_path / "not" / "yet" / "there", "--out")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="choose another --out"):
+        require_writable(Path("/proc/self/fd"), "--out")
+
+
+def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SSD_GRAPH_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="set SSD_GRAPH_CACHE"):
+        user_cache()
+    monkeypatch.setenv("SSD_GRAPH_CACHE", "/somewhere")
+    assert user_cache() == Path("/somewhere")
 
 
 def test_a_disk_without_locks_is_named_and_used(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ import torch
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import positive
 from ssd_graph.config import EvalConfig
+from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit, load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.onnx_model.detector import OnnxDetector
@@ -43,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", required=True, help="COCO folder, or `shapes`; train2017 calibrates, val is scored")
     parser.add_argument("--models", type=Path, default=Path("build/export"), help="folder for the exported forms")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="onnxruntime's (default: all cores)")
+    parser.add_argument("--threads", type=positive, default=usable_cores(), help="onnxruntime's (default: all cores)")
     parser.add_argument("--rounds", type=positive, default=3, help="the best of this many passes counts")
     parser.add_argument("--limit", type=positive, default=24, help="images timed (default: %(default)s)")
 

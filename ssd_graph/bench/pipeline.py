@@ -7,7 +7,6 @@ does falls on no figure alone.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ import torch
 
 from ssd_graph.bench.stages import AUGMENT, STAGES, Stages, Work
 from ssd_graph.cli import positive
+from ssd_graph.cores import usable_cores
 from ssd_graph.data import jpeg
 from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, load_split
 from ssd_graph.data.loader import Loader
@@ -154,7 +154,7 @@ def _environment() -> dict[str, str]:
     return {
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "num_cores": str(os.cpu_count()),
+        "num_cores": str(usable_cores()),
         "decoder": jpeg.DECODER,
         "resizer": RESIZER,
         "python": platform.python_version(),

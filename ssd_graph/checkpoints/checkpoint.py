@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +93,12 @@ def save_checkpoint(
         "run": run,
     }
     with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's archive writer gives no OSError on a full disk
+            full = shutil.disk_usage(path.parent).free < 1e9
+            reason = "No space left on device" if full else str(error).splitlines()[0]
+            raise InputError(f"cannot write {path}: {reason}; make room and go on with --resume auto") from error
         # Before the rename, so that no checkpoint is ever without its sum.
         with atomic_write(_sum_file(path)) as sums:
             sums.write_text(f"{_sha256(temporary)}  {path.name}\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.data.coco import DEFAULT_ROOT
+from ssd_graph.files import require_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,6 +62,9 @@ def main() -> int:
     from ssd_graph.onnx_model.reproduce import compare, load_recorded
     from ssd_graph.scoring.summary import data_folder
 
+    out = args.out or args.model.parent
+    if not args.verify:
+        require_writable(out, "--out")
     recorded = load_recorded(args.verify) if args.verify else None
     settings = recorded.settings() if recorded else RunSettings()
     given = {name: getattr(args, name) for name in RunSettings.__slots__}
@@ -75,7 +79,6 @@ def main() -> int:
         same, lines = compare(recorded, result)
         print("\n".join(lines))
         return 0 if same else 1
-    out = args.out or args.model.parent
     write_result(result, out)
     print(f"results in {out}")
     if args.report:

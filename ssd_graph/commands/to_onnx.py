@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
+from ssd_graph.files import require_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +53,7 @@ def main() -> None:
     out = args.out or options.path_beside(args.checkpoint)
     if out == args.checkpoint:
         raise InputError(f"{out} is the checkpoint itself; name another file with --out")
+    require_writable(out.parent, "--out")
     checkpoint = load_checkpoint(args.checkpoint)
     sample = partial(sample_images, upright=bool(checkpoint.run.get("upright")))
     samples = sample(args.images or args.calibration)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_graph.cli import InputError
+from ssd_graph.cores import usable_memory
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.transforms import decode_part
 from ssd_graph.files import atomic_write
@@ -160,8 +161,7 @@ def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
 def _require_room(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if folder.is_relative_to(_RAM):  # its size says nothing of the memory that is there
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = min(free, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")))
+        free = min(free, usable_memory() or free)
     if num_bytes > 0.95 * free:
         raise InputError(
             f"--cache: the decoded images take {num_bytes / 1e9:.1f} GB and {folder} has room for "

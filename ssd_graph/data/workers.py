@@ -152,7 +152,8 @@ def _work(connection: Connection, job: _Job, index: int, num_workers: int) -> No
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and closes the connection
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and closes the connection
+        signal.signal(number, signal.SIG_IGN)
     samples = replace(job.samples, split=replace(job.samples.split, **job.arrays.views()))
     buffers = [Batch(**shared.views()) for shared in job.ring]
     now = job.now.views()["image"][index:]

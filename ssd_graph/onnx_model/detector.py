@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
+from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import Categories
 from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.onnx_model import raw
@@ -53,7 +53,7 @@ class OnnxDetector:
             raise InputError(f"{path} is larger than 2 GiB, more than an ONNX file can be; export the checkpoint again")
         content = path.read_bytes()
         self._path, self.sha256 = path, hashlib.sha256(content).hexdigest()
-        self.threads, self.optimization = threads or os.cpu_count() or 1, optimization
+        self.threads, self.optimization = threads or usable_cores(), optimization
         try:
             self.session: Session = open_session(
                 content, provider, threads=self.threads, optimization=self.optimization

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
+from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.headers import require_images
 from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
@@ -127,6 +128,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     split = replace(split, upright=upright)
     if settings.limit is not None:
         split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
+    require_images(split)
     pixels, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
     rows = join_rows(list(_detect(detector, split, batch_size, pixels, calls)))
@@ -181,7 +183,7 @@ def image_batches(split: CocoSplit, batch_size: int) -> Iterator[np.ndarray]:
         InputError: an image cannot be decoded, or has another size than the annotations say.
     """
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
         queue: deque[list[Future[np.ndarray]]] = deque()
         starts = iter(range(0, len(split), batch_size))
         try:

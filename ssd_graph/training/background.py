@@ -14,6 +14,8 @@ from ssd_graph.data.coco import CocoSplit
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM)
+
 
 class BackgroundScorer:
     """pycocotools' minute of work in a process of its own, one validation at a time."""
@@ -31,8 +33,18 @@ class BackgroundScorer:
         self._receiver, sender = context.Pipe(duplex=False)
         args = (self._split.annotation_file, rows, self._split.image_ids, sender)
         self._process = context.Process(target=_score, args=args, daemon=True)
-        self._process.start()
+        # Both signals go to all processes of a group and are the trainer's to answer, so this one is born deaf to them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEAF_TO)
         sender.close()
+
+    def close(self) -> None:
+        """End a process whose scores nobody waits for any more."""
+        if self._process is not None:
+            self._process.kill()
 
     def collect(self, *, wait: bool) -> CocoScores | None:
         """The scores, once; None if there is nothing to collect or, without `wait`, if they are not ready.
@@ -54,5 +66,4 @@ class BackgroundScorer:
 
 
 def _score(annotation_file: Path, rows: DetectionRows, image_ids: np.ndarray, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to answer
     sender.send(CocoScorer(annotation_file).score(rows, image_ids))

@@ -15,7 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import keep_freed_memory
+from ssd_graph.cores import usable_cores
+
+_FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes after which no process is started again: what a user can mend, or asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,6 @@ class World:
         return values
 
 
-def launched() -> bool:
-    """Whether a launcher (ours or torchrun) started this process."""
-    return "LOCAL_RANK" in os.environ
-
-
 def launch(num_processes: int, max_restarts: int) -> None:
     """Run this very command again in `num_processes` processes of this machine, by torch's elastic launcher.
 
@@ -64,10 +64,11 @@ def launch(num_processes: int, max_restarts: int) -> None:
     Raises:
         SystemExit: the run failed, with the exit code of the process that failed first.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     command = ["-u", *sys.argv]
     for restart in range(max_restarts + 1):
         config = LaunchConfig(
@@ -82,9 +83,11 @@ def launch(num_processes: int, max_restarts: int) -> None:
         try:
             elastic_launch(config, sys.executable)(*command)
             return
+        except SignalException as error:  # passed on to the processes, which have saved
+            sys.exit(128 + error.sigval)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            if failure.exitcode == 2 or restart == max_restarts:
+            if failure.exitcode in _FINAL or restart == max_restarts:
                 sys.exit(max(1, failure.exitcode))
         fate = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"exited {failure.exitcode}"
         print(f"process {rank} {fate}; restart {restart + 1} of {max_restarts}", flush=True)

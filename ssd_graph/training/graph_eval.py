@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import Amp
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
-from ssd_graph.training.distributed import device_of, join_world, launch, launched, leave_world
+from ssd_graph.training.distributed import device_of, join_world, launch, leave_world
 from ssd_graph.training.validate import Validator
 
 

@@ -53,8 +53,13 @@ class RunLog:
         """Append a record to `metrics.jsonl`; `step` counts the steps done."""
         if self._file is not None:
             record = {"event": event, "step": step, **{k: _strict(v) for k, v in values.items()}}
-            self._file.write(json.dumps(record, allow_nan=False) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(record, allow_nan=False) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise InputError(
+                    f"cannot write {self._path}: {error.strerror}; make room and go on with --resume auto"
+                ) from error
         if self._board is not None:
             for name, value in _flatten(event, values):
                 self._board.add_scalar(name, value, step)

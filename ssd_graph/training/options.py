@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import Amp, OnBadImage, Recipe
+from ssd_graph.cores import usable_cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,4 +77,4 @@ class TrainOptions:
 
 def default_workers(devices: str, num_devices: int) -> int:
     """Decoding processes of a device when nobody says: the machine's cores shared out, but where cores are devices."""
-    return 2 if devices == "cpu" else min(16, max(2, (os.cpu_count() or 2) // num_devices))
+    return 2 if devices == "cpu" else min(16, max(2, usable_cores() // num_devices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -15,6 +16,18 @@ class RunFolder:
         """`keep` of the newest checkpoints stay, and the best one."""
         self.path, self.keep = path, keep
         self.last, self.best = path / "last.pth", path / "best.pth"
+
+    def require_space(self, checkpoint_bytes: int) -> None:
+        """Raise InputError if the disk has no room for the checkpoints that will be kept and one in the making."""
+        there = sum(file.stat().st_size for file in self._newest_first())
+        needed = (self.keep + 2) * checkpoint_bytes - there
+        existing = next(f for f in (self.path.absolute(), *self.path.absolute().parents) if f.is_dir())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise InputError(
+                f"{self.path} has {free / 1e9:.2f} GB free and checkpoints will take {needed / 1e9:.2f} GB; choose "
+                "another --out, or a lower --keep"
+            )
 
     def file_of(self, step: int) -> Path:
         """The checkpoint after `step` steps."""
@@ -48,7 +61,7 @@ class RunFolder:
                 damaged.append(str(error))
         if damaged:
             raise InputError(f"no checkpoint in {self.path} is whole ({damaged[0]}); start again in another --out")
-        return None, []
+        return None, [f"no checkpoint in {self.path}: the run begins at step 0"]
 
     def rewind(self, step: int) -> None:
         """Forget what was written after `step`: a run goes on, or begins, from there."""
@@ -59,13 +72,18 @@ class RunFolder:
             _link(self.last, self.file_of(step))
         elif newer:
             self.last.unlink(missing_ok=True)
-        if self.best.resolve() in [file.resolve() for file in newer]:
+        if self.best.is_file() and _step_of(self.best) > step:
             self.best.unlink()
         for file in newer:
             _remove(file)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.path.glob("step-*.pth"), reverse=True)
+
+
+def _step_of(file: Path) -> int:
+    """The step of `best.pth`, which is a copy where there are no links."""
+    return int(file.resolve().stem.removeprefix("step-")) if file.is_symlink() else load_checkpoint(file).step
 
 
 def _remove(checkpoint: Path) -> None:
@@ -77,9 +95,10 @@ def _link(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target.name)
+        try:
+            temporary.symlink_to(target.name)
+        except OSError:  # a disk without symbolic links
+            shutil.copyfile(target, temporary)
         temporary.replace(link)
     except OSError as error:
-        raise InputError(
-            f"cannot link {link} to {target.name}: {error.strerror}; choose an --out whose disk has symbolic links"
-        ) from error
+        raise InputError(f"cannot write {link}: {error.strerror}; the checkpoint is {target}") from error

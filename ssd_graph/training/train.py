@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
 import torch
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, launched, speaks
 from ssd_graph.compilers.backend import compile_graph, keep_addresses, require_devices
 from ssd_graph.data.cache import PackedImages, open_cache
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.headers import require_images
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.shapes import data_root
 from ssd_graph.graph.step import TrainStep, device_default_boxes
-from ssd_graph.training.distributed import device_of, join_world, launch, launched, leave_world
+from ssd_graph.training.distributed import device_of, join_world, launch, leave_world
 from ssd_graph.training.feed import feed
 from ssd_graph.training.meter import Meter
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.plan import RunPlan, checkpoint_to_resume
 from ssd_graph.training.records import RunRecords, open_records
 from ssd_graph.training.run_folder import RunFolder
+from ssd_graph.training.stop import stop_requests
 from ssd_graph.training.validate import Validator
 
 
@@ -44,6 +48,8 @@ def train(options: TrainOptions) -> None:
     # Before the processes start, so that a cache in memory outlives those that are started again.
     skip_bad = options.on_bad_image == "skip"
     cache = open_cache(options.cache, training, workers=options.workers, skip_bad=skip_bad) if options.cache else None
+    if speaks() and not options.performance:
+        require_images(validation)
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, options.max_restarts)
         return
@@ -51,6 +57,9 @@ def train(options: TrainOptions) -> None:
     try:
         plan = RunPlan(options, kind, world, (training, validation), resumed)
         trainer = Trainer(plan, cache)
+        if world.is_main and not options.performance:
+            state_bytes = sum(tensor.nbytes for tensor in trainer.state if tensor is not None)
+            RunFolder(options.out, options.keep).require_space(state_bytes)
         with open_records(plan, trainer.validator, clock_start) as records:
             records.say_beginning(trainer.state, notes)
             trainer.run(records)
@@ -101,15 +110,18 @@ class Trainer:
         """Steps done."""
         self.reached = False
         """Whether the recipe's threshold is, as all processes know."""
+        self.signal = 0
+        """Number of the signal that ends the run, as all processes know."""
+        self._requested: Callable[[], int] = lambda: 0
 
     def run(self, records: RunRecords) -> None:
         """Train to the last step or to the threshold, then say how well and how fast."""
         start = time.perf_counter()
         learning_rate = torch.zeros((), device=self.device)
-        with closing(feed(self.loader.batches(self.step), self.device)) as batches:
+        with closing(feed(self.loader.batches(self.step), self.device)) as batches, stop_requests() as self._requested:
             records.validations.make_up_for(self.state, self.step)
             self.meter.restart_clock()
-            while self.step < self.plan.last_step and not self.reached:
+            while self.step < self.plan.last_step and not self.reached and not self.signal:
                 records.mlperf.before_step(self.step)
                 begin = time.perf_counter()
                 batch = next(batches)
@@ -119,6 +131,8 @@ class Trainer:
                 self.step += 1
                 self._after_step(records)
             records.validations.collect(wait=True)
+            if self.signal:
+                self._stop(records)
             records.mlperf.run_stop(self.step)
         records.say_results(self.meter, time.perf_counter() - start)
 
@@ -131,7 +145,9 @@ class Trainer:
         save = validate or (every is not None and self.step % every == 0)
         if save or self.step % self.plan.options.print_every == 0 or self.step == self.plan.last_step:
             self._report(records, wait=save)
-        if save and not self.reached:
+        if self.plan.world.size == 1:
+            self.signal = self._requested()
+        if save and not (self.reached or self.signal):
             records.save(self.state, self.layout, self.step)
             if validate:
                 records.validations.begin(self.state, self.step)
@@ -143,11 +159,24 @@ class Trainer:
         Before a save, it waits for the scores of the last validation: what lies behind a checkpoint is recorded.
         """
         records.validations.collect(wait=wait)
-        window = self.meter.window(records.validations.passed, self.loader.num_skipped)
+        end = records.validations.passed or bool(self._requested())
+        window = self.meter.window(end, self.loader.num_skipped)
         self.loader.num_skipped = 0
-        self.reached = window.flagged
+        if window.flagged:
+            self.signal = max(self.plan.world.gather(self._requested()))
+            self.reached = self.plan.world.from_main(records.validations.passed)
         records.report(self.step, window, self.state)
         self._refuse_to_go_on_skipping(records.folder)
+
+    def _stop(self, records: RunRecords) -> None:
+        """Save and end as a signal asked; of several processes they do so together, at a console line."""
+        name = signal.Signals(self.signal).name
+        if self.plan.options.performance:
+            records.log.say(f"{name}: ended at step {self.step}")
+        else:
+            records.save(self.state, self.layout, self.step)
+            records.log.say(f"{name}: saved at step {self.step}; go on with --resume auto")
+        raise SystemExit(128 + self.signal)
 
     def _refuse_to_go_on_skipping(self, folder: RunFolder) -> None:
         num_skipped = int(self.state.skip_streak)

@@ -104,6 +104,10 @@ class Validations:
         if step in self._plan.validation_steps and not self._plan.world.from_main(step in self._plan.validated):
             self.begin(state, step)
 
+    def close(self) -> None:
+        """Nobody waits for scores any more."""
+        self._scorer.close()
+
     def collect(self, *, wait: bool) -> None:
         """Record the scores of the last validation if they have come; the best checkpoint first, so none is lost."""
         scores = self._scorer.collect(wait=wait)

@@ -67,12 +67,17 @@ def killed(arm, point, action):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def main():
-    torch.set_num_threads(1)  # OpenMP's threads are not there in a forked child, which would wait for them
+def start():
+    """A state and its layout."""
     torch.manual_seed(0)
     model = SSD300(CONFIG)
     layout = StateLayout.of(model)
-    state = layout.new_state(model)
+    return layout.new_state(model), layout
+
+
+def main():
+    torch.set_num_threads(1)  # OpenMP's threads are not there in a forked child, which would wait for them
+    state, layout = start()
     folder = RunFolder(Path(sys.argv[1]), keep=1)
     save(folder, state, layout, 1)
     size = folder.file_of(1).stat().st_size

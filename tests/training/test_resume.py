@@ -61,11 +61,15 @@ def interrupt(data, out, rng, *flags):
     finish(start(data, out, *flags, "--resume", "auto"), out)
 
 
-def assert_same_run(a, b):
+def assert_same_bits(a, b):
     first, second = (load_checkpoint(folder / "last.pth") for folder in (a, b))
     assert first.step == second.step == NUM_STEPS
     for name, tensor in {**first.tensors, **first.optimizer, "ema": first.ema}.items():
         assert torch.equal(tensor, {**second.tensors, **second.optimizer, "ema": second.ema}[name]), name
+
+
+def assert_same_run(a, b):
+    assert_same_bits(a, b)
     for event in ("train", "validation"):
         records = [read_records(folder / "metrics.jsonl", event) for folder in (a, b)]
         for record in (*records[0], *records[1]):
@@ -117,6 +121,27 @@ def test_a_killed_rank_is_restarted_and_the_run_has_the_same_bits(straight_pair,
     finish(process, out)
     assert "killed by signal 9; restart 1 of 3" in (tmp_path / "run.txt").read_text()
     assert_same_run(straight_pair, out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("flags", [("--workers", 2), ("--cpus", 2)], ids=["two workers", "two ranks"])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_with_the_same_bits(
+    straight, straight_pair, tiny_coco, tmp_path, number, flags
+):
+    """SIGTERM is what Slurm and Kubernetes send; its exit code is neither an error's nor restarted."""
+    out = tmp_path / "run"
+    process = start(tiny_coco, out, *flags)
+    wait_for_step(process, out, 9)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    told = (tmp_path / "run.txt").read_text()
+    step = load_checkpoint(out / "last.pth").step
+    assert 9 <= step < NUM_STEPS
+    assert f"{number.name}: saved at step {step}; go on with --resume auto" in told
+    assert "Traceback" not in told
+    assert "restart 1" not in told
+    finish(start(tiny_coco, out, *flags, "--resume", "auto"), out)
+    assert_same_bits(straight_pair if "--cpus" in flags else straight, out)
 
 
 def children(pid):

@@ -1,27 +1,24 @@
 """At every moment `last.pth` is a whole checkpoint; a damaged one is passed over with a word."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 from ssd_graph.cli import InputError
-from ssd_graph.graph.model import SSD300
-from ssd_graph.graph.state import StateLayout
 from ssd_graph.training.run_folder import RunFolder
 from tests import REPOSITORY
-from tests.training.kill_points import CONFIG, save
+from tests.training import kill_points
+from tests.training.kill_points import save
 
 
 @pytest.fixture(scope="module")
 def start():
-    torch.manual_seed(0)
-    model = SSD300(CONFIG)
-    layout = StateLayout.of(model)
-    return layout.new_state(model), layout
+    return kill_points.start()
 
 
 def folder_with(path, start, steps, keep=3):
@@ -88,8 +85,8 @@ def test_a_folder_of_damaged_checkpoints_is_refused(tmp_path, start):
 
 
 def test_an_empty_or_missing_folder_has_nothing_to_resume(tmp_path):
-    assert RunFolder(tmp_path).load_last() == (None, [])
-    assert RunFolder(tmp_path / "missing").load_last() == (None, [])
+    for path in (tmp_path, tmp_path / "missing"):
+        assert RunFolder(path).load_last() == (None, [f"no checkpoint in {path}: the run begins at step 0"])
 
 
 def test_rewinding_forgets_newer_checkpoints_and_leftovers(tmp_path, start):
@@ -101,3 +98,44 @@ def test_rewinding_forgets_newer_checkpoints_and_leftovers(tmp_path, start):
     assert folder.last.resolve().name == "step-00000010.pth"
     folder.rewind(0)
     assert names(tmp_path) == []
+
+
+def test_a_disk_without_links_gets_copies(tmp_path, start, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    folder = folder_with(tmp_path, start, [5, 10], keep=1)
+    folder.mark_best(10)
+    assert not folder.last.is_symlink()
+    assert folder.last.read_bytes() == folder.best.read_bytes() == folder.file_of(10).read_bytes()
+    assert folder.load_last()[0].step == 10
+    save(folder, *start, 15)
+    folder.rewind(5)
+    assert names(tmp_path) == []
+
+
+def test_a_disk_without_room_is_refused_before_the_first_step(tmp_path, start):
+    folder = folder_with(tmp_path, start, [5])
+    folder.require_space(1)
+    with pytest.raises(InputError, match=r"GB free and checkpoints will take .* GB; choose another --out, or a lower"):
+        folder.require_space(10**15)
+    with pytest.raises(InputError, match="choose another --out"):
+        RunFolder(tmp_path / "not" / "there").require_space(10**15)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path, start):
+    """A limit on the size of files stands for it."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from ssd_graph.cli import InputError\n"
+        "from ssd_graph.training.run_folder import RunFolder; from tests.training.kill_points import save, start\n"
+        "folder = RunFolder(Path(sys.argv[1])); save(folder, *start(), 5)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: save(folder, *start(), 10)\n"
+        "except InputError as error: print(error); assert folder.load_last()[0].step == 5; sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "step-00000010.pth" in done.stdout
+    assert "go on with --resume auto" in done.stdout
+    assert names(tmp_path) == ["best.pth", "last.pth", "step-00000005.pth", "step-00000005.pth.sha256"]

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ssd_graph.cli import InputError
+from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
@@ -155,7 +156,7 @@ def _check_files(
         return 0
     listed = {entry["file_name"] for entry in images.entries.values()}
     wanted = {number: entry for number, entry in images.entries.items() if number not in images.removed}
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    pool = ThreadPoolExecutor(workers or usable_cores())
     try:
         with warnings.catch_warnings(action="ignore"):
             results = pool.map(examine, wanted.values())

@@ -1,0 +1,45 @@
+"""Images are looked at before anything long begins: missing, damaged, of another size, stored turned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from ssd_graph.cli import InputError
+from ssd_graph.data.coco import load_split
+from ssd_graph.data.headers import require_images
+
+
+@pytest.fixture
+def split(tiny_coco, tmp_path):
+    """A copy of the validation split whose images may be changed."""
+    sound = load_split(tiny_coco, "val")
+    for i in range(len(sound)):
+        (tmp_path / sound.file_names[i]).write_bytes(sound.path(i).read_bytes())
+    return replace(sound, image_dir=tmp_path)
+
+
+def test_sound_images_are_accepted(split):
+    require_images(split)
+
+
+def test_faults_are_counted_and_the_first_is_named(split):
+    split.path(1).unlink()
+    split.path(3).write_bytes(b"\xff\xd8")
+    Image.new("RGB", (7, 7)).save(split.path(4), "JPEG")
+    with pytest.raises(InputError) as error:
+        require_images(split)
+    assert f"3 of {len(split)} images of instances_val2017.json cannot be used, the first is" in str(error.value)
+    assert str(split.path(1)) in str(error.value)
+
+
+def test_a_photo_that_is_stored_turned_is_told_of_the_flag_and_accepted_with_it(split):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    Image.new("RGB", split.size(0)[::-1]).save(split.path(0), "JPEG", exif=exif)
+    if split.size(0)[0] == split.size(0)[1]:
+        split = replace(split, sizes=split.sizes + np.array([1, 0], np.int32))
+    with pytest.raises(InputError, match="EXIF orientation 8"):
+        require_images(split)
+    require_images(replace(split, upright=True))
