@@ -25,6 +25,8 @@ SCHEMA = 2
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+_OF_A_RUN = "a training run leaves best.pth and last.pth in its --out folder"
+_OF_TORCHVISION = "torchvision's is at https://download.pytorch.org/models/resnet34-333f7ec4.pth"
 _OTHER_PRESET = "choose the --preset that fits the file"
 
 _OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
@@ -161,7 +163,7 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
     """
     given = {
         name: tensor
-        for name, tensor in read_weights_file(path).items()
+        for name, tensor in read_weights_file(path, _OF_TORCHVISION).items()
         if not str(name).startswith(("layer4.", "fc.")) and not str(name).endswith("num_batches_tracked")
     }
     require_same(given, trunk.state_dict(), path)
@@ -213,21 +215,24 @@ def require_same(given: dict[str, Any], wanted: dict[str, Tensor], path: Path, a
             raise InputError(f"{path}: {name!r} is not a plain tensor of numbers; copy or train the file again")
 
 
-def read_weights_file(path: Path) -> dict[str, Any]:
-    """The dictionary in a file that torch.save wrote, without executing anything in it.
+def read_weights_file(path: Path, origin: str = _OF_A_RUN) -> dict[str, Any]:
+    """The dictionary in a file that torch.save wrote, without executing anything in it; `origin` says where from.
 
     Raises:
         InputError: the file is missing, damaged or holds something else.
     """
     if not path.is_file():
-        raise InputError(f"no file {path}; a training run leaves best.pth and last.pth in its --out folder")
+        raise InputError(f"no file {path}; {origin}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can make the unpickler raise anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{path} is damaged or not a weights file ({reason}); copy or train it again") from error
+        # torch's words go on with advice to unpickle what a stranger wrote.
+        reason = str(error).partition("\n")[0].partition(". ")[0].partition("weights_only")[0][:200].rstrip(" ,;(")
+        raise InputError(
+            f"{path} is damaged or not a weights file ({reason or type(error).__name__}); get it again"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not named weights")
     return content

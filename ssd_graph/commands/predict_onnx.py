@@ -9,13 +9,14 @@ Writes a JPEG for each image and predictions.json with every detection drawn.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
 
 
 @command
-def main() -> None:
+def main() -> int:
     """Read the flags, detect and draw."""
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
@@ -29,6 +30,9 @@ def main() -> None:
     from ssd_graph.onnx_model.predict import find_images, predict
 
     detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
-    records = predict(detector, find_images(args.images), args.out, least_score=args.score)
+    records, faults = predict(detector, find_images(args.images), args.out, least_score=args.score)
     count = sum(len(record["objects"]) for record in records)
     print(f"{count} objects in {len(records)} images by provider {detector.session.provider}, results in {args.out}")
+    for fault in faults:
+        sys.stderr.write(f"left out: {fault}\n")
+    return 1 if faults else 0

@@ -61,8 +61,9 @@ class OnnxDetector:
         except InputError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            advice = f"; `python export/to_onnx.py {path}` makes one of a checkpoint" if path.suffix == ".pth" else ""
             reason = reason_of(error)
-            raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason})") from error
+            raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason}){advice}") from error
         self.metadata: dict[str, str] = self.session.run.get_modelmeta().custom_metadata_map
         self._outputs, self.is_raw, self.batch_size = self._require_form(path)
         self.categories, self._config = self._read_metadata(path)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.transforms import decode, preprocess
-from ssd_graph.files import atomic_write
+from ssd_graph.files import atomic_write, require_writable
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import draw_detections
 
@@ -46,18 +46,28 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_score: float) -> list[dict[str, Any]]:
+def predict(
+    detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_score: float
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Write each image with its detections into `out`, and `predictions.json` with all of them.
 
     Images are turned upright as their EXIF says, which evaluation on COCO does not do. Boxes in the JSON are
     pixels of the upright image (left, top, right, bottom) and may reach beyond it.
 
+    Returns:
+        What the JSON has of each image, and what is wrong with those that cannot be decoded.
+
     Raises:
-        InputError: an image cannot be decoded, or a picture would overwrite one.
+        InputError: a picture would overwrite an image, or `out` cannot be written.
     """
-    records = []
+    records, faults = [], list[str]()
+    require_writable(out, "--out")
     for path, target in _targets(paths, out).items():
-        image = decode(path, upright=True)
+        try:
+            image = decode(path, upright=True)
+        except InputError as error:
+            faults.append(str(error))
+            continue
         objects = _objects(detector, image, least_score)
         picture = draw_detections(
             image,
@@ -72,7 +82,7 @@ def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_s
     content = {"least_score": least_score, "model_sha256": detector.sha256, "images": records}
     with atomic_write(out / "predictions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    return records
+    return records, faults
 
 
 def _objects(detector: OnnxDetector, image: Image.Image, least_score: float) -> list[dict[str, Any]]:

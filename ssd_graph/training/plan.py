@@ -152,8 +152,9 @@ class RunPlan:
 
     def _refuse_to_do_nothing(self) -> None:
         if self.first_step >= self.last_step:
+            flag = "--max-steps" if self.last_step == self.options.max_steps else "--epochs"
             raise InputError(
-                f"nothing left to train: step {self.first_step} of {self.last_step} is done; give more --epochs"
+                f"nothing left to train: step {self.first_step} of {self.last_step} is done; give more {flag}"
             )
         threshold = self.recipe.threshold
         reached = threshold is not None and max(self.validated.values(), default=-1.0) >= threshold

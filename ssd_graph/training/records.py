@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from ssd_graph.checkpoints.checkpoint import save_checkpoint
@@ -22,6 +23,9 @@ from ssd_graph.training.mlperf_log import MLPerfLog
 from ssd_graph.training.plan import RunPlan
 from ssd_graph.training.run_folder import RunFolder
 from ssd_graph.training.validate import Validations, Validator
+
+_MANY_BOXES = 256
+"""COCO's fullest training image has 93."""
 
 
 @contextmanager
@@ -78,12 +82,20 @@ class RunRecords:
             log.say(f"not the continuation of the same run: {', '.join(changes)}")
         log.say(
             f"{plan.model.preset}, {state.parameters.numel():,} parameters, {len(plan.train_split):,} training "
-            f"and {len(plan.val_split):,} validation images of {plan.model.num_classes - 1} categories, "
+            f"and {len(plan.val_split):,} validation images of {plan.model.num_classes - 1} categories, up to "
+            f"{plan.train_split.max_boxes} boxes an image, "
             f"batch {plan.batch_size} x {plan.world.size} on {device.type} ({plan.backend}, amp {plan.amp}), "
             f"steps {plan.first_step:,} to {plan.last_step:,}"
         )
         if device.type != "npu" and importlib.util.find_spec("torch_npu"):
             log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
+        if plan.train_split.max_boxes > _MANY_BOXES:
+            counts = np.diff(plan.train_split.offsets)
+            fullest = plan.train_split.path(int(counts.argmax()))
+            log.say(
+                f"{fullest} alone has {counts.max():,} boxes, half of the images have at most {np.median(counts):.0f}: "
+                "every image of a batch pays for as many in the matching; remove it if it is a mistake"
+            )
         if plan.train_split.num_empty_boxes:
             log.say(f"left out {plan.train_split.num_empty_boxes} boxes without area")
 

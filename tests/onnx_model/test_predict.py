@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_an_argument_without_an_image_is_refused_by_name(folder, monkeypatch, ar
 
 def test_the_json_is_what_the_model_finds(detector, folder, tmp_path):
     paths = find_images([str(folder)])
-    records = predict(detector, paths, tmp_path / "out", least_score=LEAST)
+    records, faults = predict(detector, paths, tmp_path / "out", least_score=LEAST)
+    assert faults == []
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert written["images"] == records
     for path, record in zip(paths, records, strict=True):
@@ -78,13 +80,23 @@ def test_a_photograph_taken_sideways_is_turned_upright(detector, folder, tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
     upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=100)
-    (record,) = predict(detector, [folder / "turned.jpg"], tmp_path / "out", least_score=1.0)
+    (record,), _ = predict(detector, [folder / "turned.jpg"], tmp_path / "out", least_score=1.0)
     assert (record["width"], record["height"]) == (300, 200)
     picture = np.asarray(decode(tmp_path / "out" / "turned.jpg"), float)
     assert np.median(np.abs(picture - np.asarray(upright, float))) < 8
 
 
 def test_a_high_bar_leaves_pictures_without_boxes(detector, folder, tmp_path):
-    (record,) = predict(detector, [folder / "b.jpg"], tmp_path / "out", least_score=1.0)
+    (record,), _ = predict(detector, [folder / "b.jpg"], tmp_path / "out", least_score=1.0)
     assert record["objects"] == []
     assert os.listdir(tmp_path / "out")
+
+
+def test_a_damaged_photo_is_left_out_and_named_and_the_others_are_not_lost(detector, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8")
+    records, faults = predict(detector, find_images([str(folder)]), tmp_path / "out", least_score=1.0)
+    assert records
+    assert "broken.jpg" not in {Path(record["file"]).name for record in records}
+    (fault,) = faults
+    assert "broken.jpg" in fault
+    assert (tmp_path / "out" / "predictions.json").is_file()
