@@ -58,7 +58,7 @@ def predict(
         What the JSON has of each image, and what is wrong with those that cannot be decoded.
 
     Raises:
-        InputError: a picture would overwrite an image, or `out` cannot be written.
+        InputError: no image can be decoded, a picture would overwrite an image, or `out` cannot be written.
     """
     records, faults = [], list[str]()
     require_writable(out, "--out")
@@ -79,6 +79,8 @@ def predict(
             picture.save(temporary, "JPEG", quality=92)
         size = {"width": image.width, "height": image.height}
         records.append({"file": str(path), "picture": target.name, **size, "objects": objects})
+    if faults and not records:
+        raise InputError(f"no image can be used; {faults[0]}")
     content = {"least_score": least_score, "model_sha256": detector.sha256, "images": records}
     with atomic_write(out / "predictions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -100,3 +100,6 @@ def test_a_damaged_photo_is_left_out_and_named_and_the_others_are_not_lost(detec
     (fault,) = faults
     assert "broken.jpg" in fault
     assert (tmp_path / "out" / "predictions.json").is_file()
+    with pytest.raises(InputError, match=r"no image can be used; cannot decode .*broken\.jpg"):
+        predict(detector, [folder / "broken.jpg"], tmp_path / "none", least_score=1.0)
+    assert not (tmp_path / "none").exists()
