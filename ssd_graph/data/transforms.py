@@ -63,7 +63,8 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = F
     try:
         with Image.open(path, formats=FORMATS) as image:
             require_size(image, size, upright)
-            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            turned = upright and orientation(image) != 1
+            return _to_rgb(ImageOps.exif_transpose(image) if turned else image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"cannot decode {path}: {error}; replace the file or remove it from the annotations"
@@ -94,15 +95,21 @@ def read_file(path: Path) -> memoryview:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image: 1 is upright, 5 to 8 lie on a side."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    """The EXIF orientation of an opened image: 1 is upright, 5 to 8 lie on a side; 1 if the tag makes no sense."""
+    try:
+        tag = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a stranger's tags can make their reader raise anything
+        return 1
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def require_size(image: Image.Image, wanted: tuple[int, int] | None, upright: bool = False) -> None:
     """Raise ValueError if an opened image, turned upright or not, does not have the wanted width and height."""
-    tag = orientation(image) if wanted else 1
+    if wanted is None or (image.size == tuple(wanted) and not upright):
+        return
+    tag = orientation(image)
     found = image.size[::-1] if upright and tag >= 5 else image.size
-    if wanted is None or found == tuple(wanted):
+    if found == tuple(wanted):
         return
     turned = f"; it is stored turned (EXIF orientation {tag}), --upright turns it" if tag >= 5 and not upright else ""
     raise ValueError("it has {} x {} pixels, the annotations say {} x {}".format(*found, *wanted) + turned)

@@ -4,6 +4,7 @@ change is torchvision's, in any order, written as one table.
 """
 
 import os
+import struct
 from collections import Counter
 from typing import ClassVar
 
@@ -139,6 +140,28 @@ def test_a_size_that_a_tag_explains_is_refused_with_the_flag_that_helps(stored_t
             InputError, match=r"has 20 x 40 pixels.* say 40 x 20; .*orientation 6\), --upright turns it"
         ):
             read(stored_turned, (40, 20))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, as every command does
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [
+        (3, 1, b"\0\0"),
+        (3, 1, b"\x09\0"),
+        (2, 4, b"six"),
+        (5, 1, b"\xff\xff\xff\xff"),
+        (99, 1, b""),
+    ],
+)
+def test_an_orientation_that_makes_no_sense_is_none(tmp_path, kind, count, value):
+    entry = struct.pack("<HHI4s", 0x0112, kind, count, value)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    for upright in (False, True):
+        assert decode(tmp_path / "a.jpg", (40, 20), upright=upright).size == (40, 20)
+        assert decode_part(tmp_path / "a.jpg", (40, 20), 5, upright=upright).shape == (5, 40, 3)
+        with pytest.raises(InputError, match="40 x 20 pixels, the annotations say 20 x 40"):
+            decode(tmp_path / "a.jpg", (20, 40), upright=upright)
 
 
 DEEP = np.array([[0, 255, 256, 32768], [65535, 65280, 4096, 1]], np.uint16)
