@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
     result.add_argument("--limit", type=positive, help="score only the first images")
-    result.add_argument("--scorer", choices=("pycocotools", "faster"), help="default: pycocotools")
+    result.add_argument("--scorer", choices=("hotcoco", "pycocotools", "faster"), help="default: hotcoco")
 
     how = result.add_argument_group("how it runs (default with --verify: as recorded)")
     how.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu")

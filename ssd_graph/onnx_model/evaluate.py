@@ -28,7 +28,7 @@ from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
-from ssd_graph.scoring.scorers import SCORERS
+from ssd_graph.scoring.scorers import DEFAULT_SCORER, SCORERS
 
 _BATCHES_AHEAD = 3
 
@@ -45,7 +45,7 @@ class RunSettings:
     """None for the model's if that is fixed, else 8."""
     optimization: str = "all"
     """A key of providers.OPTIMIZATION_LEVELS."""
-    scorer: str = "pycocotools"
+    scorer: str = DEFAULT_SCORER
     """One of scorers.SCORERS."""
     limit: int | None = None
     """Score only the first images."""

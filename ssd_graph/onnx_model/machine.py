@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ssd_graph
 
-_PACKAGES = ("pycocotools", "faster-coco-eval", "numpy", "pillow")
+_PACKAGES = ("hotcoco", "pycocotools", "faster-coco-eval", "numpy", "pillow")
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """Those that choose onnxruntime's kernels, by Linux's names."""

@@ -1,21 +1,22 @@
-"""Detections -> COCO numbers, by pycocotools or faster-coco-eval, without torch."""
+"""Detections -> COCO numbers, without torch."""
 
 # G objects, T IoU thresholds, K categories by id
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco_file import Columns, read_columns
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.scorers import quiet, scorer_classes
+from ssd_graph.scoring.scorers import DEFAULT_SCORER, scorer_classes
 
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in pycocotools' order; -1 where there is no ground truth of that size."""
@@ -30,7 +31,7 @@ class CocoScores:
     per_class: dict[str, float | None]
     """AP by category name; None without ground truth."""
     table: str
-    """The scorer's own summary of the twelve numbers."""
+    """The twelve numbers as pycocotools prints them."""
     precision: np.ndarray = field(compare=False, repr=False)
     """float64 [T, 101, K]: interpolated precision at recalls 0 to 1, IoU 0.5 to 0.95; -1 without ground truth."""
 
@@ -68,19 +69,19 @@ class CocoScorer:
     an id may be missing, repeated (of annotations), 0, negative or large, and changes nothing.
     """
 
-    def __init__(self, annotation_file: Path, scorer: str = "pycocotools") -> None:
+    def __init__(self, annotation_file: Path, scorer: str = DEFAULT_SCORER) -> None:
         """Read the ground truth; `scorer` is one of scorers.SCORERS.
 
         Raises:
             InputError: the file is not accepted, see coco_file.read_columns, or the scorer is not installed.
         """
-        self._coco, self._evaluation = scorer_classes(scorer)
+        scorer_classes(scorer)
+        self._scorer, self._truths = scorer, dict[str, Any]()
         self.objects = Objects.of(columns := read_columns(annotation_file))
         order = np.argsort(columns.category_ids)
         self.image_ids, self.category_ids = np.sort(columns.image_ids), columns.category_ids[order]
         self._names = columns.category_names[order].tolist()
-        self._truth = self._coco()
-        self._truth.dataset = {
+        self._dataset = {
             "info": {},
             "images": [{"id": i + 1} for i in range(len(self.image_ids))],
             "categories": [{"id": k + 1, "name": name} for k, name in enumerate(self._names)],
@@ -98,8 +99,6 @@ class CocoScorer:
                 )
             ],
         }
-        with quiet():
-            self._truth.createIndex()
 
     def score(self, rows: DetectionRows, image_ids: np.ndarray | None = None) -> CocoScores:
         """Score detections on `image_ids` (int64, all images by default); no detections give AP 0.
@@ -107,24 +106,17 @@ class CocoScorer:
         Raises:
             InputError: a detection is on an image that the ground truth does not have.
         """
-        with quiet() as printed:
-            evaluation = self._evaluation(self._truth, self._results(rows), "bbox")
-            if image_ids is not None:
-                evaluation.params.imgIds = sorted(self._images(image_ids).tolist())
+        with _quiet():
+            evaluation = self._evaluation(self._scorer, rows, image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
-            printed.seek(0)
-            printed.truncate()
             evaluation.summarize()
         stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats, strict=True)}
-        precision = evaluation.eval["precision"][:, :, :, 0, -1].copy()
-        table = printed.getvalue().rstrip().splitlines()[: len(STAT_NAMES)]
-        return CocoScores(stats, self._per_class(precision), "\n".join(table), precision)
+        precision = np.array(evaluation.eval["precision"][:, :, :, 0, -1])
+        return CocoScores(stats, self._per_class(precision), _table(stats), precision)
 
     def match(self, rows: DetectionRows, image_ids: np.ndarray, iou_thresholds: Sequence[float] = ()) -> Any:
         """pycocotools' matching of objects of every size, not accumulated: a COCOeval with its `evalImgs`.
-
-        For the scorer "pycocotools" only.
 
         Row r is detection id r + 1 there, and object g of `objects` is annotation id g + 1. `iou_thresholds` are
         COCO's ten by default.
@@ -132,9 +124,8 @@ class CocoScorer:
         Raises:
             InputError: as `score`.
         """
-        with quiet():
-            evaluation: Any = COCOeval(self._truth, self._results(rows), "bbox")
-            evaluation.params.imgIds = sorted(self._images(image_ids).tolist())
+        with _quiet():
+            evaluation = self._evaluation("pycocotools", rows, image_ids)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             if iou_thresholds:
                 evaluation.params.iouThrs = np.array(iou_thresholds)
@@ -152,15 +143,19 @@ class CocoScorer:
         """The scorers' ids of categories, int64; 0, which is none, for one that the ground truth does not have."""
         return positions(self.category_ids, category_ids) + 1
 
-    def _results(self, rows: DetectionRows) -> Any:
+    def _evaluation(self, scorer: str, rows: DetectionRows, image_ids: np.ndarray | None) -> Any:
+        """A COCOeval of `scorer` that has all but begun."""
+        coco, evaluation = scorer_classes(scorer)
+        truth = self._truths.get(scorer) or self._truths.setdefault(scorer, _indexed(coco, self._dataset))
         images, categories = self._images(rows.image_ids), self._categories(rows.category_ids)
-        if len(rows):
-            columns = (images[:, None], rows.boxes_xywh, rows.scores[:, None], categories[:, None])
-            return self._truth.loadRes(np.concatenate(columns, 1))
-        results = self._coco()  # loadRes fails on an empty list
-        results.dataset = {**self._truth.dataset, "annotations": []}
-        results.createIndex()
-        return results
+        columns = (images[:, None], rows.boxes_xywh, rows.scores[:, None], categories[:, None])
+        # loadRes fails on an empty list.
+        empty = {**self._dataset, "annotations": []}
+        found = truth.loadRes(np.concatenate(columns, 1)) if len(rows) else _indexed(coco, empty)
+        result = evaluation(truth, found, "bbox")
+        if image_ids is not None:
+            result.params.imgIds = sorted(self._images(image_ids).tolist())
+        return result
 
     def _per_class(self, precision: np.ndarray) -> dict[str, float | None]:
         result: dict[str, float | None] = {}
@@ -169,6 +164,32 @@ class CocoScorer:
             name = name if name not in result else f"{name} ({self.category_ids[k]})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
+
+
+def _indexed(coco: Callable[[], Any], dataset: dict[str, Any]) -> Any:
+    result = coco()
+    result.dataset = dataset
+    result.createIndex()
+    return result
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    """Scorers print what they do."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _table(stats: dict[str, float]) -> str:
+    """pycocotools' lines of the twelve numbers."""
+    areas = {"s": "small", "m": "medium", "l": "large"}
+    lines = []
+    for name, value in stats.items():
+        title = "Average Precision  (AP)" if name.startswith("AP") else "Average Recall     (AR)"
+        iou = {"AP50": "0.50", "AP75": "0.75"}.get(name, "0.50:0.95")
+        most = {"AR1": 1, "AR10": 10}.get(name, 100)
+        lines.append(
+            f" {title} @[ IoU={iou:<9} | area={areas.get(name[-1], 'all'):>6} | maxDets={most:>3} ] = {value:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def positions(known: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -1,20 +1,24 @@
-"""The two packages that compute COCO's numbers; tests/scoring/test_evaluate.py holds them to the same twelve."""
+"""The packages that compute COCO's numbers; tests/scoring/test_evaluate.py holds them to the same bits."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any
-
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
 
-SCORERS = ("pycocotools", "faster")
-"""The second is faster-coco-eval, an optional package."""
+_PLACES = {
+    "hotcoco": ("hotcoco:COCO", "hotcoco:COCOeval"),
+    "pycocotools": ("pycocotools.coco:COCO", "pycocotools.cocoeval:COCOeval"),
+    "faster": ("faster_coco_eval:COCO", "faster_coco_eval:COCOeval_faster"),
+}
+
+SCORERS = tuple(_PLACES)
+"""The quickest comes first; the last is faster-coco-eval, an optional package."""
+
+DEFAULT_SCORER = "hotcoco" if find_spec("hotcoco") else "pycocotools"
 
 
 def scorer_classes(scorer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -23,19 +27,9 @@ def scorer_classes(scorer: str) -> tuple[Callable[..., Any], Callable[..., Any]]
     Raises:
         InputError: it is not installed.
     """
-    if scorer == "pycocotools":
-        return COCO, COCOeval
     try:
-        import faster_coco_eval
+        coco, evaluation = map(resolve_name, _PLACES[scorer])
     except ImportError as error:
-        raise InputError(
-            "--scorer faster needs faster-coco-eval: `pip install faster-coco-eval`, or use --scorer pycocotools"
-        ) from error
-    return faster_coco_eval.COCO, partial(faster_coco_eval.COCOeval_faster, print_function=print)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Collects what the scorers print."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        yield printed
+        package = {"faster": "faster-coco-eval"}.get(scorer, scorer)
+        raise InputError(f"--scorer {scorer} needs `pip install {package}`; or leave the flag out") from error
+    return coco, evaluation

@@ -39,8 +39,7 @@ _SUBMISSION = {
 class MLPerfLog:
     """The log of one run in the trainer's terms; only rank 0 has one that writes.
 
-    Epochs follow from the steps done. An evaluation may be scored while training goes on: its lines are
-    written as things happen, and the checker asks for no order among them.
+    Epochs follow from the steps done.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class MLPerfLog:
         self._write("eval_start", step, epoch_num=self._epochs_done(step))
 
     def eval_stop(self, step: int, ap: float) -> None:
-        """Call when the AP of the state after `step` steps is known, however many steps later that is."""
+        """Call when the AP of the state after `step` steps is known."""
         self._write("eval_accuracy", step, float(ap), epoch_num=self._epochs_done(step))
         self._write("eval_stop", step, epoch_num=self._epochs_done(step))
 

@@ -151,7 +151,8 @@ class RunPlan:
         return {record["step"]: record["AP"] for record in records if record["step"] <= self.first_step}
 
     def _refuse_to_do_nothing(self) -> None:
-        if self.first_step >= self.last_step:
+        unscored = self.first_step in self.validation_steps and self.first_step not in self.validated
+        if self.first_step >= self.last_step + self.world.from_main(unscored):
             flag = "--max-steps" if self.last_step == self.options.max_steps else "--epochs"
             raise InputError(
                 f"nothing left to train: step {self.first_step} of {self.last_step} is done; give more {flag}"

@@ -45,7 +45,6 @@ def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Ite
         try:
             yield records
         finally:
-            records.validations.close()
             records.mlperf.close()
             records.log.close()
 

@@ -119,7 +119,7 @@ class Trainer:
         start = time.perf_counter()
         learning_rate = torch.zeros((), device=self.device)
         with closing(feed(self.loader.batches(self.step), self.device)) as batches, stop_requests() as self._requested:
-            records.validations.make_up_for(self.state, self.step)
+            self.reached = records.validations.make_up_for(self.state, self.step)
             self.meter.restart_clock()
             while self.step < self.plan.last_step and not self.reached and not self.signal:
                 records.mlperf.before_step(self.step)
@@ -130,7 +130,6 @@ class Trainer:
                 self.meter.add(self.train_step(self.state, batch, self.defaults, learning_rate), waited)
                 self.step += 1
                 self._after_step(records)
-            records.validations.collect(wait=True)
             if self.signal:
                 self._stop(records)
             records.mlperf.run_stop(self.step)
@@ -144,27 +143,21 @@ class Trainer:
         validate, every = self.step in self.plan.validation_steps, self.plan.options.save_every
         save = validate or (every is not None and self.step % every == 0)
         if save or self.step % self.plan.options.print_every == 0 or self.step == self.plan.last_step:
-            self._report(records, wait=save)
+            self._report(records)
         if self.plan.world.size == 1:
             self.signal = self._requested()
-        if save and not (self.reached or self.signal):
+        if save and not self.signal:
             records.save(self.state, self.layout, self.step)
             if validate:
-                records.validations.begin(self.state, self.step)
+                self.reached = records.validations.run(self.state, self.step)
             self.meter.restart_clock()
 
-    def _report(self, records: RunRecords, *, wait: bool) -> None:
-        """Say how it goes; the ranks learn together whether the threshold is reached.
-
-        Before a save, it waits for the scores of the last validation: what lies behind a checkpoint is recorded.
-        """
-        records.validations.collect(wait=wait)
-        end = records.validations.passed or bool(self._requested())
-        window = self.meter.window(end, self.loader.num_skipped)
+    def _report(self, records: RunRecords) -> None:
+        """Say how it goes; the ranks learn together whether a signal ends the run."""
+        window = self.meter.window(bool(self._requested()), self.loader.num_skipped)
         self.loader.num_skipped = 0
         if window.flagged:
             self.signal = max(self.plan.world.gather(self._requested()))
-            self.reached = self.plan.world.from_main(records.validations.passed)
         records.report(self.step, window, self.state)
         self._refuse_to_go_on_skipping(records.folder)
 

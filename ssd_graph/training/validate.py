@@ -1,4 +1,4 @@
-"""Validation during a run: detections on all processes, scores beside the training, records by rank 0."""
+"""Validation during a run: detections on all processes, scores and records by rank 0."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Predict
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
-from ssd_graph.scoring.evaluate import CocoScores
-from ssd_graph.training.background import BackgroundScorer
+from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.training.distributed import World
 from ssd_graph.training.metrics import RunLog
 from ssd_graph.training.mlperf_log import MLPerfLog
@@ -68,7 +67,7 @@ class Validator:
 
 
 class Validations:
-    """What becomes of the scores of a run's validations; none that lies behind a checkpoint is ever lost."""
+    """A run's validations and what becomes of their scores; none that lies behind a checkpoint is ever lost."""
 
     def __init__(
         self,
@@ -82,44 +81,31 @@ class Validations:
         """Of the last validation, on rank 0."""
         self._plan, self._validator, self._folder, self._log, self._mlperf = plan, validator, folder, log, mlperf
         self._threshold = plan.recipe.threshold
-        self._scorer = BackgroundScorer(validator.split)
-        self._scored_step = 0
+        self._scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
         self._best_ap = max(plan.validated.values(), default=-1.0)
 
-    @property
-    def passed(self) -> bool:
-        """Whether the best model so far reaches the threshold; only rank 0 knows."""
-        return self._threshold is not None and self._best_ap >= self._threshold
-
-    def begin(self, state: TrainState, step: int) -> None:
-        """Detect now, on all processes; score later."""
+    def run(self, state: TrainState, step: int) -> bool:
+        """Validate `state`, of which the checkpoint is written, on all processes; whether the threshold is reached."""
         self._mlperf.eval_start(step)
         rows = self._validator.detect(state)
-        self._scored_step = step
-        if self._plan.world.is_main:
-            self._scorer.begin(rows)
+        if self._scorer:
+            self._record(self._scorer.score(rows, self._validator.split.image_ids), step)
+        return self._plan.world.from_main(self._threshold is not None and self._best_ap >= self._threshold)
 
-    def make_up_for(self, state: TrainState, step: int) -> None:
-        """Validate `state` again if the run that wrote it was killed before the scores came."""
-        if step in self._plan.validation_steps and not self._plan.world.from_main(step in self._plan.validated):
-            self.begin(state, step)
+    def make_up_for(self, state: TrainState, step: int) -> bool:
+        """The same if the run that wrote `state` was killed before it had scores."""
+        missing = step in self._plan.validation_steps and step not in self._plan.validated
+        return self._plan.world.from_main(missing) and self.run(state, step)
 
-    def close(self) -> None:
-        """Nobody waits for scores any more."""
-        self._scorer.close()
-
-    def collect(self, *, wait: bool) -> None:
-        """Record the scores of the last validation if they have come; the best checkpoint first, so none is lost."""
-        scores = self._scorer.collect(wait=wait)
-        if scores is None:
-            return
+    def _record(self, scores: CocoScores, step: int) -> None:
+        """The best checkpoint first, so that none is lost."""
         self.scores, ap = scores, scores.stats["AP"]
         if ap > self._best_ap:
-            self._folder.mark_best(self._scored_step)
+            self._folder.mark_best(step)
             self._best_ap = ap
-        self._log.record("validation", self._scored_step, **scores.stats, per_class=scores.per_class)
-        self._mlperf.eval_stop(self._scored_step, ap)
+        self._log.record("validation", step, **scores.stats, per_class=scores.per_class)
+        self._mlperf.eval_stop(step, ap)
         numbers = " ".join(f"{name} {value:.4f}" for name, value in scores.stats.items())
-        self._log.say(f"validation at step {self._scored_step} | {numbers}")
+        self._log.say(f"validation at step {step} | {numbers}")
         if self._threshold is not None and ap >= self._threshold:
             self._log.say(f"AP {ap:.4f} reaches --threshold {self._threshold}")

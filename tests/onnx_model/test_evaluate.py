@@ -56,7 +56,7 @@ def test_the_summary_names_all_that_decides_the_detections(trained, split):
     assert summary["run"]["provider"] == "cpu"
     assert summary["run"]["num_nodes"]["CPUExecutionProvider"] > 50
     assert (summary["run"]["threads"], summary["run"]["batch_size"]) == (1, 8)
-    assert (summary["run"]["optimization"], summary["run"]["scorer"]) == ("all", "pycocotools")
+    assert (summary["run"]["optimization"], summary["run"]["scorer"]) == ("all", "hotcoco")
     assert len({summary["model"]["sha256"], summary["annotations"]["sha256"], summary["pixels_sha256"]}) == 3
     assert {"onnxruntime", "pillow", "numpy"} <= set(summary["versions"])
 

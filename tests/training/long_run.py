@@ -48,7 +48,6 @@ class Watched(Trainer):
     def _after_step(self, records) -> None:
         super()._after_step(records)
         if self.step % EVERY == 0:
-            records.validations.collect(wait=True)  # the process that scores has files and threads on this side too
             self.figures[self.step] = held()
 
 

@@ -164,12 +164,23 @@ def test_scores_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path):
     assert again[1] == kept[1]
 
 
+def test_scores_of_the_last_step_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if not line.startswith('{"event": "validation", "step": 6')))
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=6, resume="auto")
+    kept, again = (read_records(folder / "metrics.jsonl", "validation") for folder in (trained, tmp_path / "run"))
+    assert again == kept
+    with pytest.raises(InputError, match="nothing left to train"):
+        train_tiny(tiny_coco, tmp_path / "run", max_steps=6, resume="auto")
+
+
 def test_reaching_the_threshold_ends_the_run_and_the_best_model_stays(tiny_coco, tmp_path, capsys):
     recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(1.0,), threshold=0.0)
     train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe)
     assert "reaches --threshold 0.0" in capsys.readouterr().out
-    last = read_records(tmp_path / "metrics.jsonl", "train")[-1]["step"]
-    assert last < 40
+    assert read_records(tmp_path / "metrics.jsonl", "train")[-1]["step"] == 3
     assert load_checkpoint(tmp_path / "best.pth").step == 3
     with pytest.raises(InputError, match="AP has reached --threshold"):
         train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe, resume="auto")
@@ -187,14 +198,15 @@ def test_steps_that_stay_non_finite_end_the_run_and_name_the_last_checkpoint(tin
 
 def test_validation_leaves_the_training_state_untouched(tiny_coco, tmp_path, monkeypatch):
     states = []
-    begin = Validations.begin
+    run = Validations.run
 
     def watched(self, state, step):
         states.append([t.clone() for t in state if t is not None])
-        begin(self, state, step)
+        reached = run(self, state, step)
         states.append([t.clone() for t in state if t is not None])
+        return reached
 
-    monkeypatch.setattr(Validations, "begin", watched)
+    monkeypatch.setattr(Validations, "run", watched)
     train_tiny(tiny_coco, tmp_path, max_steps=3)
     assert len(states) == 2
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
