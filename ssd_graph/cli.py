@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import cache, wraps
 from io import TextIOWrapper
@@ -72,8 +72,10 @@ def command(main: Callable[[], int | None]) -> Callable[[], NoReturn]:
     return ends
 
 
-def command_parser(doc: str | None) -> ArgumentParser:
+def command_parser(doc: str | None, *, given_only: bool = False) -> ArgumentParser:
     """A parser whose --help begins with `doc`, a command's docstring, and which has --version.
+
+    With `given_only` its results hold no flag that was not given, unless the flag has a default of its own.
 
     The docstring's commands are those of a clone; the installed command tells its own name instead.
     """
@@ -81,6 +83,7 @@ def command_parser(doc: str | None) -> ArgumentParser:
     if not name.endswith(".py"):
         doc = re.sub(r"python (tools|export)/\w+\.py", name, doc or "")
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.argument_default = SUPPRESS if given_only else None
     parser.add_argument("--version", action="version", version=f"ssd_graph {ssd_graph.__version__}")
     return parser
 

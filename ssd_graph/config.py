@@ -115,6 +115,11 @@ class Recipe:
     """Share of the old value in each step's moving average of the parameters; 0 keeps no average."""
     augment: AugmentConfig = AugmentConfig()
 
+    @property
+    def images_a_step(self) -> int:
+        """Of one device."""
+        return self.batch_size * self.accumulate
+
 
 def epochs_every(interval: float, last: float) -> tuple[float, ...]:
     """The multiples of `interval` up to `last`."""

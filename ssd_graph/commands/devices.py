@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from ssd_graph.cli import positive
@@ -15,17 +16,16 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--npus", type=positive, metavar="N", help="Ascend NPUs of this machine")
     kind.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
     kind.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
-    device.add_argument("--device_id", "--device-id", type=int, default=0, help="number of the first one (default: 0)")
+    device.add_argument("--device_id", "--device-id", type=int, help="number of the first one (default: 0)")
     device.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
     device.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
 
 
-def device_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say, by the names of TrainOptions and GraphEvalOptions."""
-    return {
-        "devices": "npu" if args.npus is not None else "gpu" if args.gpus is not None else "cpu",
-        "num_devices": args.npus or args.gpus or args.cpus or 1,
-        "first_device": args.device_id,
-        "amp": args.amp,
-        "backend": args.backend,
-    }
+def device_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags that are given say, by the names of TrainOptions and GraphEvalOptions."""
+    names = {"device_id": "first_device", "amp": "amp", "backend": "backend"}
+    options = {name: given[flag] for flag, name in names.items() if flag in given}
+    for kind in ("npu", "gpu", "cpu"):
+        if f"{kind}s" in given:
+            options |= {"devices": kind, "num_devices": given[f"{kind}s"]}
+    return options

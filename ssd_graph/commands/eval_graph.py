@@ -20,20 +20,20 @@ from ssd_graph.data.coco import DEFAULT_ROOT
 @command
 def main() -> None:
     """Read the flags and evaluate."""
-    parser = command_parser(__doc__)
+    parser = command_parser(__doc__, given_only=True)
     parser.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
     parser.add_argument("--data", "-d", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
-    parser.add_argument("--batch-size", "-b", type=positive, default=32, help="images a device (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=2, help="decoding threads a device (default: 2)")
+    parser.add_argument("--split", choices=("val", "train"), help="default: val")
+    parser.add_argument("--batch-size", "-b", type=positive, help="images a device (default: 32)")
+    parser.add_argument("--workers", type=positive, help="decoding threads a device (default: 2)")
     parser.add_argument(
         "--upright",
         action=BooleanOptionalAction,
         help="turn images as their EXIF orientation says (default: as in training)",
     )
     add_device_flags(parser)
-    args = parser.parse_args()
+    given = vars(parser.parse_args())
     from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-    given = {name: getattr(args, name) for name in ("checkpoint", "data", "split", "batch_size", "workers", "upright")}
-    print_scores(GraphEvalOptions(**given, **device_options(args)))
+    options = {name: value for name, value in given.items() if name in GraphEvalOptions.__slots__}
+    print_scores(GraphEvalOptions(**options | device_options(given)))

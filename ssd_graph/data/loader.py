@@ -34,11 +34,15 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        offset: int = 0,
         workers: int = 2,
         on_bad_image: OnBadImage = "error",
         cache: PackedImages | None = None,
     ) -> None:
-        """`batch_size` counts this rank's images; `workers` are processes, 0 decodes in the caller's."""
+        """`batch_size` counts this rank's images; `workers` are processes, 0 decodes in the caller's.
+
+        `offset` is the number of step 0's first sample, which a run that changed its global batch moves.
+        """
         self.split, self.batch_size, self.workers = split, batch_size, workers
         self.samples = Samples(
             split=split,
@@ -47,6 +51,7 @@ class Loader:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            offset=offset,
             skip_bad=on_bad_image == "skip",
             cache=cache,
         )

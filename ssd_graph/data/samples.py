@@ -67,7 +67,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
-    """The stream of one rank: sample k is position k % I of the shuffled epoch k // I."""
+    """The stream of one rank: sample k of all ranks' is position k % I of the shuffled epoch k // I."""
 
     split: CocoSplit
     augment: AugmentConfig
@@ -75,6 +75,8 @@ class Samples:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    offset: int = 0
+    """Number of step 0's first sample, see Schedule.offset."""
     skip_bad: bool = False
     """Whether the next image in file order takes the place of one that cannot be used."""
     cache: PackedImages | None = None
@@ -82,7 +84,7 @@ class Samples:
 
     def position(self, step: int, slot: int) -> tuple[int, int]:
         """(epoch, image index) of this rank's `slot` in `step`."""
-        number = (step * self.world_size + self.rank) * self.batch_size + slot
+        number = self.offset + (step * self.world_size + self.rank) * self.batch_size + slot
         epoch, position = divmod(number, len(self.split))
         return epoch, int(_order(self.seed, epoch, len(self.split))[position])
 

@@ -9,7 +9,7 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import Amp
-from ssd_graph.data.coco import load_split
+from ssd_graph.data.coco import DEFAULT_ROOT, load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
@@ -22,7 +22,7 @@ class GraphEvalOptions:
     """An evaluation, as tools/eval_graph.py's flags give it."""
 
     checkpoint: Path
-    data: str
+    data: str = DEFAULT_ROOT
     split: str = "val"
     devices: str = "cpu"
     """A key of backend.DEVICES."""

@@ -88,17 +88,17 @@ class MLPerfLog:
         """Call before every training step with the number of steps done."""
         self._stop_epoch(step)
         if self._epoch is None:
-            self._write("epoch_start", step, epoch_num=self._epochs_done(step) + 1)
+            self._write("epoch_start", step, epoch_num=self._schedule.epochs_done(step) + 1)
 
     def eval_start(self, step: int) -> None:
         """Call when the evaluation of the state after `step` steps begins."""
         self._stop_epoch(step)
-        self._write("eval_start", step, epoch_num=self._epochs_done(step))
+        self._write("eval_start", step, epoch_num=self._schedule.epochs_done(step))
 
     def eval_stop(self, step: int, ap: float) -> None:
         """Call when the AP of the state after `step` steps is known."""
-        self._write("eval_accuracy", step, float(ap), epoch_num=self._epochs_done(step))
-        self._write("eval_stop", step, epoch_num=self._epochs_done(step))
+        self._write("eval_accuracy", step, float(ap), epoch_num=self._schedule.epochs_done(step))
+        self._write("eval_stop", step, epoch_num=self._schedule.epochs_done(step))
 
     def run_stop(self, step: int) -> None:
         """Call when training is over and all evaluations are scored; a success if an AP reached the target."""
@@ -110,11 +110,8 @@ class MLPerfLog:
         if self._file is not None:
             self._file.close()
 
-    def _epochs_done(self, step: int) -> int:
-        return step * self._schedule.global_batch // self._schedule.num_images
-
     def _stop_epoch(self, step: int) -> None:
-        if self._epoch is not None and self._epochs_done(step) >= self._epoch:
+        if self._epoch is not None and self._schedule.epochs_done(step) >= self._epoch:
             self._write("epoch_stop", step, epoch_num=self._epoch)
 
     def _write(self, key: str, step: int, value: Any = None, *, at: float | None = None, **metadata: Any) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
-from ssd_graph.config import Amp, OnBadImage, Recipe
+from ssd_graph.config import RECIPES, Amp, OnBadImage, Recipe
 from ssd_graph.cores import usable_cores
+from ssd_graph.data.coco import DEFAULT_ROOT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions:
     """A run, as tools/train_graph.py's flags give it; None leaves a choice to the device or the recipe."""
 
-    data: str
-    preset: str
-    recipe: Recipe
+    data: str = DEFAULT_ROOT
+    """A COCO folder, or `shapes`."""
+    preset: str = "ssd300-r34"
+    """A key of config.MODELS."""
+    recipe: Recipe = RECIPES["mlperf-256"]
     devices: str = "cpu"
     """A key of backend.DEVICES."""
     num_devices: int = 1
@@ -39,7 +43,7 @@ class TrainOptions:
     """Whether a folder with checkpoints of another run may be used."""
     print_every: int = 20
     save_every: int | None = None
-    """Steps between checkpoints; None saves at each validation."""
+    """Steps between checkpoints; None saves after each epoch. At each validation there always is one."""
     keep: int = 3
     """Newest checkpoints to keep, beside the best."""
     resume: str | None = None
@@ -71,8 +75,12 @@ class TrainOptions:
                 raise InputError(f"{flag} {value}: give {advice}")
 
     def settings(self) -> dict[str, Any]:
-        """All of it as plain values, as a checkpoint keeps it."""
-        return json.loads(json.dumps(asdict(self), default=str))
+        """All of it as plain values, as a checkpoint keeps it; paths hold from wherever the run is continued."""
+        values = json.loads(json.dumps(asdict(self), default=str))
+        for name in ("data", "cache", "backbone", "checkpoint", "mlperf_log"):
+            if values[name] not in (None, "shapes", "ram"):
+                values[name] = os.path.abspath(values[name])
+        return values
 
 
 def default_workers(devices: str, num_devices: int) -> int:

@@ -5,6 +5,7 @@ Every process makes the same plan, before anything is computed or written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,22 @@ from ssd_graph.training.distributed import World, broadcast_state
 from ssd_graph.training.metrics import read_records, require_log
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.run_folder import RunFolder
+from ssd_graph.training.saved_run import SavedRun
 from ssd_graph.training.schedule import Schedule
 
-_DECIDES_NO_BIT = ("name", "epochs", "evaluation_epochs", "threshold")
+
+def run_to_resume(resume: str, out: Path | None) -> tuple[TrainOptions | None, Path]:
+    """The run that --resume names, as it began, and the folder to go on in; None if `auto` finds none in `out`.
+
+    Raises:
+        InputError: as `checkpoint_to_resume`; or an older checkpoint is named without a folder.
+    """
+    if out is None:
+        out = TrainOptions().out if resume == "auto" else Path(resume).parent
+        if Path(resume).is_file() and Path(resume).resolve() != RunFolder(out).last.resolve():
+            raise InputError(f"--resume {resume}: it is not the newest of a run; give the --out to go on in")
+    resumed, _ = checkpoint_to_resume(TrainOptions(resume=resume, out=out))
+    return SavedRun.of(resumed).options if resumed else None, out
 
 
 def checkpoint_to_resume(options: TrainOptions) -> tuple[Checkpoint | None, list[str]]:
@@ -66,6 +80,7 @@ class RunPlan:
             InputError: options, data and checkpoint do not fit together, or nothing is left to train.
         """
         self.options, self.kind, self.world, self.recipe = options, kind, world, options.recipe
+        self._resumed, self._before = resumed, SavedRun.of(resumed) if resumed else None
         self.amp: Amp = options.amp or kind.amp
         self.backend = options.backend or kind.backend
         self.train_split, val_split = splits
@@ -74,19 +89,21 @@ class RunPlan:
             self.categories, self.train_split.annotation_file, "list the same categories in both files"
         )
         self.model = model_config(options.preset, self.categories.num_classes)
-        self.batch_size = self.recipe.batch_size * self.recipe.accumulate
+        self.batch_size = self.recipe.images_a_step
         """Images of a step on this process."""
-        self.schedule = Schedule(self.recipe, self.batch_size * world.size, len(self.train_split))
+        self._refuse_mismatches()
+        self.first_step, global_batch, offset = 0, self.batch_size * world.size, 0
+        if resumed and self._before:
+            self.first_step = resumed.step
+            offset = self._before.images_seen_after(resumed.step) - resumed.step * global_batch
+        self.schedule = Schedule(self.recipe, global_batch, len(self.train_split), offset)
         last = self.schedule.step_of_epoch(self.recipe.epochs)
         self.last_step = min(last, options.max_steps) if options.max_steps is not None else last
         self.validation_steps: set[int] = set()
         if not options.performance:
             self.validation_steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs}
             self.validation_steps.add(self.last_step)
-        self._resumed = resumed
-        self.first_step = resumed.step if resumed else 0
         self.metrics_file = options.out / "metrics.jsonl" if world.is_main else None
-        self._refuse_mismatches()
         self.validated = self._validated()
         """AP of each validated step before the first one; on rank 0 only."""
         self._refuse_to_do_nothing()
@@ -94,16 +111,34 @@ class RunPlan:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint says of the run that wrote it."""
         return {
-            **self.options.settings(),
-            "amp": self.amp,
-            "backend": self.backend,
+            **self._chosen().settings(),
             "world_size": self.world.size,
             "train_fingerprint": self.train_split.fingerprint,
         }
 
+    def _chosen(self) -> TrainOptions:
+        return replace(self.options, amp=self.amp, backend=self.backend)
+
+    def saves_after(self, step: int) -> bool:
+        """Whether there is a checkpoint after `step` steps that no validation asks for."""
+        if self.options.performance:
+            return False
+        if self.options.save_every:
+            return step % self.options.save_every == 0
+        return self.schedule.epochs_done(step) > self.schedule.epochs_done(step - 1)
+
     def changes(self) -> list[str]:
-        """What makes this another run than the one that it goes on from."""
-        return changed_settings(self._resumed.run, self.settings()) if self._resumed else []
+        """What is other than in the run that it goes on from, a line each."""
+        before = self._before
+        lines = before.changes(self._chosen(), self.world.size) if before else []
+        if before and before.global_batch != self.schedule.global_batch:
+            seen, step = self.schedule.images_before(self.first_step), self.first_step
+            lines.append(
+                f"{self.schedule.global_batch} images a step instead of {before.global_batch}: it goes on behind the "
+                f"{seen:,} images seen, at epoch {seen / len(self.train_split):.2f}; the learning rate grows with the "
+                f"images of a step and is {self.schedule.rate(step):.6f}"
+            )
+        return lines
 
     def first_state(self, layout: StateLayout, device: torch.device) -> TrainState:
         """The checkpoint's state, or that of step 0, the same on all processes.
@@ -127,17 +162,15 @@ class RunPlan:
         return state
 
     def _refuse_mismatches(self) -> None:
-        resumed = self._resumed
-        if not resumed:
+        resumed, before = self._resumed, self._before
+        if not (resumed and before):
             return
         if (resumed.model, resumed.categories) != (self.model, self.categories):
             raise InputError(
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
-        if "train_fingerprint" not in resumed.run:
-            raise InputError("the checkpoint to resume was imported, not trained here; begin with it by --checkpoint")
-        if resumed.run["train_fingerprint"] != self.train_split.fingerprint:
+        if before.train_fingerprint != self.train_split.fingerprint:
             raise InputError(
                 f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
                 "to begin a new run with its weights"
@@ -161,11 +194,3 @@ class RunPlan:
         reached = threshold is not None and max(self.validated.values(), default=-1.0) >= threshold
         if self.world.from_main(reached):
             raise InputError(f"nothing left to train: AP has reached --threshold {threshold}; give a higher one")
-
-
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of two runs' settings (see RunPlan.settings) differs and makes them different runs."""
-    pairs = [(name, before.get(name), now[name]) for name in ("preset", "seed", "amp", "world_size", "upright")]
-    recipe = before["recipe"] if isinstance(before.get("recipe"), dict) else {}
-    pairs += [(name, recipe.get(name), now["recipe"][name]) for name in now["recipe"] if name not in _DECIDES_NO_BIT]
-    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]

@@ -75,10 +75,8 @@ class RunRecords:
     def say_beginning(self, state: TrainState, notes: list[str]) -> None:
         """What runs where on what; `notes` come first."""
         plan, log, device = self._plan, self.log, state.parameters.device
-        for note in notes:
-            log.say(note)
-        if changes := plan.changes():
-            log.say(f"not the continuation of the same run: {', '.join(changes)}")
+        for line in (*notes, *plan.changes()):
+            log.say(line)
         log.say(
             f"{plan.model.preset}, {state.parameters.numel():,} parameters, {len(plan.train_split):,} training "
             f"and {len(plan.val_split):,} validation images of {plan.model.num_classes - 1} categories, up to "
@@ -103,7 +101,7 @@ class RunRecords:
         schedule, last_step = self._plan.schedule, self._plan.last_step
         speed = window.steps_per_second * schedule.global_batch
         rate = schedule.rate(step - 1)
-        epoch = step * schedule.global_batch / schedule.num_images
+        epoch = schedule.images_before(step) / schedule.num_images
         left = (last_step - step) * schedule.global_batch / speed if speed else 0.0
         self.log.record(
             "train",
@@ -134,7 +132,7 @@ class RunRecords:
             model=self._plan.model,
             categories=self._plan.categories,
             step=step,
-            run=self._plan.settings(),
+            run=self._plan.settings() | {"images_seen": self._plan.schedule.images_before(step)},
         )
         self.folder.mark_last(step)
 

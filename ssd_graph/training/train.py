@@ -92,6 +92,7 @@ class Trainer:
             seed=options.seed,
             rank=world.rank,
             world_size=world.size,
+            offset=plan.schedule.offset,
             workers=options.workers,
             on_bad_image=options.on_bad_image,
             cache=cache,
@@ -140,8 +141,8 @@ class Trainer:
         records.log.advance()
         if self.step == self.plan.first_step + 1:
             records.log.say(f"first step, compilation included: {self.meter.restart_clock():.1f} s")
-        validate, every = self.step in self.plan.validation_steps, self.plan.options.save_every
-        save = validate or (every is not None and self.step % every == 0)
+        validate = self.step in self.plan.validation_steps
+        save = validate or self.plan.saves_after(self.step)
         if save or self.step % self.plan.options.print_every == 0 or self.step == self.plan.last_step:
             self._report(records)
         if self.plan.world.size == 1:
