@@ -15,6 +15,9 @@ Amp = Literal["off", "bf16", "fp16"]
 OnBadImage = Literal["error", "skip"]
 """What becomes of a training image that cannot be used: the run ends, or the next usable one stands for it."""
 
+EmptyImages = Literal["drop", "keep"]
+"""What becomes of images without boxes; REF drops them, for training and scoring alike."""
+
 IMAGE_SIZE = 300
 """Height and width of the network's input in pixels."""
 

@@ -31,6 +31,7 @@ def main() -> None:
         action=BooleanOptionalAction,
         help="turn images as their EXIF orientation says (default: as in training)",
     )
+    parser.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
     add_device_flags(parser)
     given = vars(parser.parse_args())
     from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores

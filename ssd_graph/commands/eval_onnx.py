@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
     result.add_argument("--limit", type=positive, help="score only the first images")
+    result.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
     result.add_argument("--scorer", choices=("hotcoco", "pycocotools", "faster"), help="default: hotcoco")
 
     how = result.add_argument_group("how it runs (default with --verify: as recorded)")
@@ -72,9 +73,9 @@ def main() -> int:
     if args.reproducible:
         settings = settings.reproducible()
     data = args.data or (data_folder(recorded.summary) if recorded else DEFAULT_ROOT)
-    split = load_split(data_root(data), args.split)
+    split = load_split(data_root(data), args.split, empty_images=settings.empty_images)
     result = evaluate_onnx(args.model, split, settings)
-    print(result.describe())
+    print("\n".join((result.describe(), *split.say_empty_images())))
     if recorded:
         same, lines = compare(recorded, result)
         print("\n".join(lines))

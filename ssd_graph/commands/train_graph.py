@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     loop = result.add_argument_group("loop")
     loop.add_argument("--workers", "--num-workers", type=int, help="decoding processes of a device (default: by cores)")
     loop.add_argument("--upright", action=argparse.BooleanOptionalAction, help="turn images as their EXIF tag says")
+    loop.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
     loop.add_argument("--on-bad-image", choices=("error", "skip"), help="default: error")
     loop.add_argument("--cache", metavar="ram|DIR", help="keep the decoded training images in memory or in a folder")
     loop.add_argument("--print-every", "--print-interval", type=positive, help="steps (default: 20)")

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def open_cache(where: str, split: CocoSplit, *, workers: int = 2, skip_bad: bool
     Raises:
         InputError: there is no room, the folder cannot be written, or an image cannot be used.
     """
-    folder = _RAM / f"ssd_graph-{os.getuid()}" if where == "ram" else Path(where)
+    folder = _ram_folder() if where == "ram" else Path(where)
     source = hashlib.sha256(f"{split.annotation_file.resolve()} {split.image_dir.resolve()}".encode()).hexdigest()[:8]
     prefix = f"{split.image_dir.name}-{source}"
     path = folder / f"{prefix}-{_fingerprint(split)[:16]}.pixels"
@@ -75,7 +75,7 @@ def open_cache(where: str, split: CocoSplit, *, workers: int = 2, skip_bad: bool
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f".{prefix}.lock"):
             if not path.is_file():
-                for stale in folder.glob(f"{prefix}-*.pixels"):
+                for stale in _files_of(folder, prefix):
                     stale.unlink()
                 _write(path, split, max(1, workers), skip_bad)
             if where == "ram":
@@ -83,6 +83,24 @@ def open_cache(where: str, split: CocoSplit, *, workers: int = 2, skip_bad: bool
             return PackedImages(path)
     except OSError as error:
         raise InputError(f"--cache {where}: {error.strerror} ({folder}); give another folder") from error
+
+
+def remove_leftovers() -> None:
+    """Remove what killed runs left in memory: caches that no process uses any more."""
+    for lock in _ram_folder().glob(".*.lock"):
+        with suppress(OSError), _lock(lock, wait=False):
+            for file in _files_of(lock.parent, lock.name[1 : -len(".lock")]):
+                with suppress(OSError), _lock(file, "rb", wait=False):
+                    file.unlink()
+
+
+def _ram_folder() -> Path:
+    return _RAM / f"ssd_graph-{os.getuid()}"
+
+
+def _files_of(folder: Path, prefix: str) -> list[Path]:
+    """Caches of a split, and what was killed in the making."""
+    return [*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f".{prefix}-*.pixels.*")]
 
 
 def _fingerprint(split: CocoSplit) -> str:
@@ -102,10 +120,10 @@ def _fingerprint(split: CocoSplit) -> str:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process at the latest."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _lock(path: Path, mode: str = "w", *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that ends with the process at the latest; without `wait`, OSError if another has it."""
+    with path.open(mode) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

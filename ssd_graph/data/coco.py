@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_graph.cli import InputError
+from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco_file import Columns, read_columns
 
 DEFAULT_ROOT = os.environ.get("SSD_GRAPH_DATA", "coco")
@@ -65,7 +66,10 @@ class CocoSplit:
     """int64 [B], classes from 1."""
     num_empty_boxes: int
     """Boxes without area, which were left out: their loss would be infinite."""
-
+    num_empty_images: int = 0
+    """Images that no box is left for, in the file."""
+    empty_images: EmptyImages = "drop"
+    """Whether those are among the I."""
     upright: bool = False
     """Whether images are turned as their EXIF orientation says; `sizes` are of the turned ones then."""
 
@@ -84,6 +88,15 @@ class CocoSplit:
         for array in (self.image_ids, self.sizes, self.offsets, self.boxes, self.labels):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+    def say_empty_images(self) -> list[str]:
+        """A line on the images without boxes, if there are any."""
+        if not self.num_empty_images:
+            return []
+        number, file = f"{self.num_empty_images:,}", self.annotation_file.name
+        if self.empty_images == "keep":
+            return [f"{number} of {len(self):,} images of {file} have no boxes: all that is found on them is false"]
+        return [f"left out {number} images of {file} without boxes, as the reference does; or --empty-images keep"]
 
     def path(self, i: int) -> Path:
         """File of image i."""
@@ -117,11 +130,11 @@ def find_annotations(root: Path, split: str) -> Path | None:
     return next((file for name in names if (file := root / "annotations" / name).is_file()), None)
 
 
-def load_split(root: Path, split: str, *, keep_unannotated: bool = False, upright: bool = False) -> CocoSplit:
+def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", upright: bool = False) -> CocoSplit:
     """Read a split, `"train"` or `"val"`, of the COCO folder `root`.
 
-    Crowd boxes stay in, and images without annotations are left out, for training and scoring alike, as in
-    REF utils.COCODetection: COCO's val2017 then has 4,952 images.
+    Crowd boxes stay in, and images without boxes are left out unless told otherwise, for training and scoring
+    alike, as in REF utils.COCODetection: COCO's val2017 then has 4,952 images.
 
     Raises:
         InputError: a file is missing or not accepted, see coco_file.read_columns.
@@ -136,10 +149,11 @@ def load_split(root: Path, split: str, *, keep_unannotated: bool = False, uprigh
     if not image_dir.is_dir():
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
     packed = _pack(read_columns(annotation_file), annotation_file, image_dir)
-    kept = packed if keep_unannotated else _drop_unannotated(packed)
-    if not len(kept):
+    empty = np.diff(packed.offsets) == 0
+    if empty.all():
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
-    return replace(kept, upright=upright)
+    kept = _without(packed, empty) if empty_images == "drop" else packed
+    return replace(kept, num_empty_images=int(empty.sum()), empty_images=empty_images, upright=upright)
 
 
 def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit:
@@ -165,9 +179,9 @@ def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit
     )
 
 
-def _drop_unannotated(split: CocoSplit) -> CocoSplit:
-    """Without the images that no box is left for; the boxes of the others do not move."""
-    keep = np.diff(split.offsets) > 0
+def _without(split: CocoSplit, empty: np.ndarray) -> CocoSplit:
+    """Without the images (bool [I]) that have no boxes; those of the others do not move."""
+    keep = ~empty
     return replace(
         split,
         image_ids=split.image_ids[keep],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
+from ssd_graph.config import EmptyImages
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.headers import require_images
@@ -47,6 +48,8 @@ class RunSettings:
     """A key of providers.OPTIMIZATION_LEVELS."""
     scorer: str = DEFAULT_SCORER
     """One of scorers.SCORERS."""
+    empty_images: EmptyImages = "drop"
+    """Images without boxes; `load_split` is told."""
     limit: int | None = None
     """Score only the first images."""
     upright: bool | None = None
@@ -61,6 +64,7 @@ class RunSettings:
             ("provider", (*PROVIDERS, "auto")),
             ("scorer", SCORERS),
             ("optimization", tuple(OPTIMIZATION_LEVELS)),
+            ("empty_images", ("drop", "keep")),
         ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r}: give one of {', '.join(known)}")
@@ -155,6 +159,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
             "threads": detector.threads,
             "batch_size": batch_size,
             "upright": upright,
+            "empty_images": split.empty_images,
             "processor": processor(),
         },
         "versions": versions(),

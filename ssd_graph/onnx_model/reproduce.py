@@ -30,7 +30,7 @@ class Recorded:
 
     def settings(self) -> RunSettings:
         """How the recorded evaluation ran."""
-        run = {"upright": None, **self.summary["run"]}  # which older summaries do not have
+        run = {"upright": None, "empty_images": "drop", **self.summary["run"]}  # older summaries lack both
         return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
 
 

@@ -23,7 +23,7 @@ from ssd_graph.scoring.bootstrap import LEVEL, ResampledAp, draw_images, interva
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
-from ssd_graph.scoring.summary import read_summary
+from ssd_graph.scoring.summary import empty_images, read_summary
 
 NUM_RESAMPLES = 1000
 SEED = 1
@@ -178,7 +178,10 @@ def _same_images(a: Evaluation, b: Evaluation, root: Path) -> CocoSplit:
         )
     if list(one["per_class"]) != list(other["per_class"]):
         raise InputError(f"{a.path} and {b.path} name different classes; evaluate both again with one version")
-    split = load_split(root, "train" if "train" in one["annotations"]["file"] else "val")
+    if empty_images(one) != empty_images(other):
+        raise InputError(f"{a.path} has --empty-images {empty_images(one)} and {b.path} not; evaluate both alike")
+    name = "train" if "train" in one["annotations"]["file"] else "val"
+    split = load_split(root, name, empty_images=empty_images(one))
     if hashlib.sha256(split.annotation_file.read_bytes()).hexdigest() != one["annotations"]["sha256"]:
         raise InputError(
             f"{split.annotation_file} is not the file that {a.path} was scored on; give its folder with --data"

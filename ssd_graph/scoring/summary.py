@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
+from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.scoring.evaluate import STAT_NAMES
 
@@ -36,6 +37,8 @@ def read_summary(path: Path) -> dict[str, Any]:
                 raise TypeError(f"{'.'.join(keys)} is {value!r}")
         if type(summary["num_images"]) is not int or summary["num_images"] < 1:
             raise ValueError(f"num_images is {summary['num_images']!r}")
+        if empty_images(summary) not in ("drop", "keep"):
+            raise ValueError("run.empty_images is neither drop nor keep")
         numbers = [summary["stats"][name] for name in STAT_NAMES]
         numbers += [ap for ap in summary["per_class"].values() if ap is not None]
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
@@ -43,6 +46,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path} is not a summary.json of tools/eval_onnx.py ({error!r}); evaluate again") from error
     return summary
+
+
+def empty_images(summary: dict[str, Any]) -> EmptyImages:
+    """What became of images without boxes; older summaries do not say, since all were left out."""
+    return summary.get("run", {}).get("empty_images", "drop")
 
 
 def data_folder(summary: dict[str, Any]) -> str:

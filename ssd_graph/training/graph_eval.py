@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
-from ssd_graph.cli import launched
+from ssd_graph.cli import launched, say_once
 from ssd_graph.compilers.backend import require_devices
-from ssd_graph.config import Amp
+from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.graph.state import StateLayout
@@ -35,6 +35,8 @@ class GraphEvalOptions:
     workers: int = 2
     upright: bool | None = None
     """Whether images are turned as their EXIF orientation says; None for what the checkpoint was trained with."""
+    empty_images: EmptyImages = "drop"
+    """Images without boxes."""
 
 
 def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
@@ -47,7 +49,8 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     checkpoint = load_checkpoint(options.checkpoint)
     upright = bool(checkpoint.run.get("upright")) if options.upright is None else options.upright
-    split = load_split(data_root(options.data), options.split, upright=upright).numbered_as(
+    how = {"upright": upright, "empty_images": options.empty_images}
+    split = load_split(data_root(options.data), options.split, **how).numbered_as(
         checkpoint.categories, options.checkpoint, "give the --data that it was trained for"
     )
     if options.num_devices > 1 and not launched():
@@ -65,6 +68,8 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
             workers=options.workers,
         )
         device = device_of(kind.type, world, options.first_device)
+        for line in split.say_empty_images():
+            say_once(line)
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
         return CocoScorer(split.annotation_file).score(rows, split.image_ids) if world.is_main else None
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
-from ssd_graph.config import RECIPES, Amp, OnBadImage, Recipe
+from ssd_graph.config import RECIPES, Amp, EmptyImages, OnBadImage, Recipe
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import DEFAULT_ROOT
 
@@ -33,6 +33,8 @@ class TrainOptions:
     """Decoding processes of each device; 0 decodes in the process that trains."""
     upright: bool = False
     """Whether images are turned as their EXIF orientation says, for training and validation."""
+    empty_images: EmptyImages = "drop"
+    """Images without boxes, of both splits."""
     on_bad_image: OnBadImage = "error"
     cache: str | None = None
     """Where decoded training images are kept: a folder, or `ram`."""

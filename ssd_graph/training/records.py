@@ -93,6 +93,8 @@ class RunRecords:
                 f"{fullest} alone has {counts.max():,} boxes, half of the images have at most {np.median(counts):.0f}: "
                 "every image of a batch pays for as many in the matching; remove it if it is a mistake"
             )
+        for line in (*plan.train_split.say_empty_images(), *plan.val_split.say_empty_images()):
+            log.say(line)
         if plan.train_split.num_empty_boxes:
             log.say(f"left out {plan.train_split.num_empty_boxes} boxes without area")
 

@@ -13,7 +13,7 @@ import torch
 
 from ssd_graph.cli import InputError, launched, speaks
 from ssd_graph.compilers.backend import compile_graph, keep_addresses, require_devices
-from ssd_graph.data.cache import PackedImages, open_cache
+from ssd_graph.data.cache import PackedImages, open_cache, remove_leftovers
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.headers import require_images
 from ssd_graph.data.loader import Loader
@@ -41,11 +41,13 @@ def train(options: TrainOptions) -> None:
     clock_start = time.time()
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
-    training, validation = (load_split(root, name, upright=options.upright) for name in ("train", "val"))
+    how = {"upright": options.upright, "empty_images": options.empty_images}
+    training, validation = (load_split(root, name, **how) for name in ("train", "val"))
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         options = replace(options, resume="auto")
     resumed, notes = checkpoint_to_resume(options)
     # Before the processes start, so that a cache in memory outlives those that are started again.
+    remove_leftovers()
     skip_bad = options.on_bad_image == "skip"
     cache = open_cache(options.cache, training, workers=options.workers, skip_bad=skip_bad) if options.cache else None
     if speaks() and not options.performance:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,15 +113,33 @@ sys.stdin.read()
 """
 
 
-def test_a_cache_in_memory_goes_with_its_last_user(split, tmp_path):
-    def start():
-        root, ram = split.image_dir.parent, tmp_path / "ram"
-        command = [sys.executable, "-c", SCRIPT, str(root), str(ram)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        lines = iter(process.stdout.readline, "")
-        return process, next(line.strip() for line in lines if line.endswith(".pixels\n") and " " not in line.strip())
+def start(root, ram):
+    """A process that uses a cache in memory until its stdin is closed, and the cache's path."""
+    command = [sys.executable, "-c", SCRIPT, str(root), str(ram)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines = iter(process.stdout.readline, "")
+    return process, next(line.strip() for line in lines if line.endswith(".pixels\n") and " " not in line.strip())
 
-    (first, path), (second, same) = start(), start()
+
+def test_what_killed_runs_left_in_memory_is_removed_and_nothing_in_use(split, tmp_path, monkeypatch):
+    killed, left = start(split.image_dir.parent, tmp_path / "ram")
+    other = shutil.copytree(split.image_dir.parent, tmp_path / "other")
+    alive, used = start(other, tmp_path / "ram")
+    killed.kill()
+    killed.wait()
+    folder = Path(left).parent
+    half = folder / f".{Path(left).name}.abc.tmp"
+    half.write_bytes(b"killed in the making")
+    monkeypatch.setattr(cache, "_RAM", tmp_path / "ram")
+    cache.remove_leftovers()
+    assert [os.path.exists(path) for path in (left, half, used)] == [False, False, True]
+    alive.communicate()
+    assert not os.path.exists(used)
+
+
+def test_a_cache_in_memory_goes_with_its_last_user(split, tmp_path):
+    root, ram = split.image_dir.parent, tmp_path / "ram"
+    (first, path), (second, same) = start(root, ram), start(root, ram)
     assert path == same
     first.communicate()
     assert os.path.exists(path)

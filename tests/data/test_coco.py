@@ -29,7 +29,7 @@ def write(root, split="train", prefix="", **changes):
 
 
 def write_text(root, text, split="train", prefix=""):
-    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / f"{split}2017").mkdir(exist_ok=True)
     (root / "annotations" / f"{prefix}instances_{split}2017.json").write_text(text)
 
@@ -70,9 +70,16 @@ def test_images_without_annotations_are_left_out(tmp_path, name):
 
 def test_images_without_annotations_can_be_kept(tmp_path):
     root = write(tmp_path, images=[image(1), image(2)], annotations=[annotation(2)])
-    split = load_split(root, "train", keep_unannotated=True)
-    assert split.image_ids.tolist() == [1, 2]
-    assert [len(split.boxes_of(i)[0]) for i in range(2)] == [0, 1]
+    kept, dropped = (load_split(root, "train", empty_images=how) for how in ("keep", "drop"))
+    assert kept.image_ids.tolist() == [1, 2]
+    assert [len(kept.boxes_of(i)[0]) for i in range(2)] == [0, 1]
+    assert kept.fingerprint != dropped.fingerprint
+    assert kept.say_empty_images() == [
+        "1 of 2 images of instances_train2017.json have no boxes: all that is found on them is false"
+    ]
+    assert dropped.say_empty_images()[0].startswith("left out 1 images of instances_train2017.json without boxes")
+    full = load_split(write(tmp_path / "full", images=[image(1)], annotations=[annotation(1)]), "train")
+    assert full.say_empty_images() == []
 
 
 def test_crowd_boxes_stay(tmp_path):

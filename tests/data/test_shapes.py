@@ -104,7 +104,7 @@ def test_ids_are_unique_over_the_split(tiny_coco):
 
 
 def test_load_split_reads_all_of_it(tiny_coco):
-    split = load_split(tiny_coco, "train", keep_unannotated=True)
+    split = load_split(tiny_coco, "train", empty_images="keep")
     assert len(split) == 12
     assert len(split.boxes) == len(annotations(tiny_coco, "train")["annotations"])
     assert split.num_empty_boxes == 0
@@ -145,7 +145,7 @@ def test_callers_that_race_get_the_same_folder(small_cache):
         roots = list(pool.map(lambda _: shapes.shapes_root(), range(3)))
     assert list(small_cache.iterdir()) == [roots[0]]
     assert len(set(roots)) == 1
-    assert len(load_split(roots[0], "train", keep_unannotated=True)) == 2
+    assert len(load_split(roots[0], "train", empty_images="keep")) == 2
 
 
 def test_data_argument_shapes_means_the_generated_folder(small_cache):
