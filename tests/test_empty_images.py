@@ -70,7 +70,7 @@ def test_training_scoring_verifying_and_comparing_agree_on_them(data, trained, t
     one, other = (read_records(tmp_path / how / "run" / "metrics.jsonl", "validation")[-1] for how in ("drop", "keep"))
     assert one["step"] == other["step"] == 1
     evaluations["keep"].summary["num_images"] = 3
-    with pytest.raises(InputError, match="has --empty-images drop and .* not; evaluate both alike"):
+    with pytest.raises(InputError, match=r"has --empty-images drop and .* not; evaluate both alike"):
         compare(evaluations["drop"], evaluations["keep"], data)
 
 

@@ -26,11 +26,12 @@ def main() -> int:
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
+    from ssd_graph.data.image_files import find_images
     from ssd_graph.onnx_model.detector import OnnxDetector
-    from ssd_graph.onnx_model.predict import find_images, predict
+    from ssd_graph.onnx_model.predict import predict
 
     detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
-    records, faults = predict(detector, find_images(args.images), args.out, least_score=args.score)
+    records, faults = predict(detector, find_images(args.images, args.out), args.out, least_score=args.score)
     count = sum(len(record["objects"]) for record in records)
     print(f"{count} objects in {len(records)} images by provider {detector.session.provider}, results in {args.out}")
     for fault in faults:

@@ -1,7 +1,8 @@
 """COCO annotation files as packed arrays.
 
 A folder holds `annotations/instances_{train,val}2017.json` (or `bbox_only_instances_*`, which MLPerf's
-scripts make) beside `train2017/` and `val2017/`. The arrays of 118,000 images take 40 MB, of which the loader's
+scripts make) beside `train2017/` and `val2017/`; or, as Roboflow exports it, `train/` and `valid/` with the images
+and an `_annotations.coco.json` each. The arrays of 118,000 images take 40 MB, of which the loader's
 workers share one copy.
 """
 
@@ -16,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, say_once
 from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco_file import Columns, read_columns
+from ssd_graph.data.file_names import leaves_folder, local_names
+
+ROBOFLOW = "_annotations.coco.json"
+"""Name of the annotation file among the images in Roboflow's layout."""
 
 DEFAULT_ROOT = os.environ.get("SSD_GRAPH_DATA", "coco")
 """Where the commands look for COCO when no --data is given."""
@@ -89,6 +94,11 @@ class CocoSplit:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
+    def categories_without_boxes(self) -> list[str]:
+        """Names of the categories that nothing can be learnt of."""
+        counts = np.bincount(self.labels, minlength=self.categories.num_classes)[1:]
+        return [name for name, count in zip(self.categories.names, counts, strict=True) if not count]
+
     def say_empty_images(self) -> list[str]:
         """A line on the images without boxes, if there are any."""
         if not self.num_empty_images:
@@ -126,8 +136,16 @@ class CocoSplit:
 
 def find_annotations(root: Path, split: str) -> Path | None:
     """The annotation file of a split, `"train"` or `"val"`, of the COCO folder `root`, if there is one."""
-    names = (f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_"))
-    return next((file for name in names if (file := root / "annotations" / name).is_file()), None)
+    files = [root / "annotations" / f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_")]
+    files.append(root / {"val": "valid"}.get(split, split) / ROBOFLOW)
+    return next((file for file in files if file.is_file()), None)
+
+
+def images_of(annotation_file: Path, split: str) -> Path:
+    """The folder of a split's images."""
+    if annotation_file.name == ROBOFLOW:
+        return annotation_file.parent
+    return annotation_file.parent.parent / f"{split}2017"
 
 
 def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", upright: bool = False) -> CocoSplit:
@@ -145,15 +163,28 @@ def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", up
             f"no COCO data set at '{root}': give --data a folder with annotations/instances_{split}2017.json and "
             f"{split}2017/, or use --data shapes for a generated one"
         )
-    image_dir = root / f"{split}2017"
+    image_dir = images_of(annotation_file, split)
     if not image_dir.is_dir():
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
-    packed = _pack(read_columns(annotation_file), annotation_file, image_dir)
+    columns = read_columns(annotation_file)
+    columns = replace(columns, file_names=_local_names(columns.file_names.tolist(), annotation_file, image_dir))
+    packed = _pack(columns, annotation_file, image_dir)
     empty = np.diff(packed.offsets) == 0
     if empty.all():
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
     kept = _without(packed, empty) if empty_images == "drop" else packed
     return replace(kept, num_empty_images=int(empty.sum()), empty_images=empty_images, upright=upright)
+
+
+def _local_names(names: list[str], annotation_file: Path, image_dir: Path) -> np.ndarray:
+    found = local_names(image_dir, names)
+    for name in found:
+        if leaves_folder(name):
+            raise InputError(f"{annotation_file}: file_name '{name}' leaves the image folder; remove that image")
+    if others := [(name, local) for name, local in zip(names, found, strict=True) if name != local]:
+        (name, local), many = others[0], f"{annotation_file.name}: {len(others)} images"
+        say_once(f"{many} are found by the last part of their names: {local}, not {name!r}")
+    return np.array(found, np.str_)
 
 
 def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit:
@@ -165,6 +196,11 @@ def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit
     # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
     solid = (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
     order = np.flatnonzero(solid)[np.argsort(owner[solid], kind="stable")]
+    if len(order) and (xywh[order, 2:] <= 1).all():
+        raise InputError(
+            f"{annotation_file} has no box larger than a pixel; bbox is left, top, width and height in pixels, not in "
+            "shares of the image"
+        )
     return CocoSplit(
         annotation_file=annotation_file,
         image_dir=image_dir,

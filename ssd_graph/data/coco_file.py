@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import mmap
-import os
 import sys
 from array import array
 from collections.abc import Iterable
@@ -215,16 +214,8 @@ def _columns(
 
 def _require_usable(columns: Columns) -> None:
     """Raise InputError for what types do not show."""
-    for name in columns.file_names.tolist():
-        if leaves_folder(name):
-            raise InputError(f"file_name '{name}' leaves the image folder; remove that image")
     if (columns.sizes <= 0).any():
         raise InputError(f"image {columns.image_ids[(columns.sizes <= 0).any(1)][0]} has no width or height")
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a `file_name` points to a place outside the image folder."""
-    return os.path.isabs(name) or (".." in name and ".." in Path(name).parts)
 
 
 def _rows(known: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:

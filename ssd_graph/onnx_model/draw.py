@@ -6,12 +6,22 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ssd_graph.cli import say_once
+
 _GOLDEN_ANGLE = 0.381966
 """In turns; hues this far apart stay distinct however many there are."""
+
+_WIDE_FONTS = (
+    *("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "SourceHanSansSC-Regular.otf", "wqy-microhei.ttc"),
+    *("wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "uming.ttc", "msyh.ttc", "simsun.ttc"),
+    *("PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf"),
+)
+"""Where Linux distributions, Windows and macOS keep the characters of most languages; Pillow knows their folders."""
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -33,7 +43,7 @@ def draw_detections(
     drawn = image.copy()
     draw = ImageDraw.Draw(drawn)
     size = max(11, round(min(image.size) / 32))
-    font, line = ImageFont.load_default(size), max(2, size // 7)
+    font, line = _font_for(captions, size), max(2, size // 7)
     for box, caption, index in reversed(list(zip(boxes_xyxy.tolist(), captions, class_indices, strict=True))):
         colour = class_colour(index)
         left, top, right, bottom = _visible(box, image.size)
@@ -43,6 +53,34 @@ def draw_detections(
         draw.rectangle((filled[0] - 2, filled[1] - 2, filled[2] + 2, filled[3] + 2), fill=colour)
         draw.text(place, caption, _ink(colour), font)
     return drawn
+
+
+def _font_for(captions: Sequence[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font where it has all characters, else one of the system that covers most languages."""
+    font = ImageFont.load_default(size)
+    characters = sorted(set("".join(captions)) - {" "})
+    if _draws(font, characters):
+        return font
+    for name in _WIDE_FONTS:
+        with suppress(OSError):
+            if _draws(other := ImageFont.truetype(name, size), characters):
+                return other
+    say_once(
+        "no font was found that has all characters of the class names, so some are drawn as squares; install one "
+        "such as Noto Sans CJK (Debian: fonts-noto-cjk)"
+    )
+    return font
+
+
+def _draws(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, characters: Sequence[str]) -> bool:
+    """Whether a font has glyphs for all characters: what it has none for looks like a character that nobody has."""
+
+    def look(character: str) -> bytes:
+        picture = Image.new("L", (200, 200))
+        ImageDraw.Draw(picture).text((0, 0), character, 255, font)
+        return picture.tobytes()
+
+    return not {look("\U0010fffd")} & set(map(look, characters))
 
 
 def _visible(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

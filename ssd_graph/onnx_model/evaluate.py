@@ -20,7 +20,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.headers import require_images
+from ssd_graph.data.image_files import require_images
 from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector

@@ -27,6 +27,7 @@ import ssd_graph
 from ssd_graph.checkpoints.checkpoint import Checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
+from ssd_graph.data.image_files import find_images
 from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.files import atomic_write
@@ -142,7 +143,7 @@ def export_onnx(
 
 
 def sample_images(folder: Path | None, count: int = 4, *, upright: bool = False) -> np.ndarray:
-    """The first `count` images of a folder, preprocessed; without a folder, generated ones.
+    """The first `count` images in and below a folder, preprocessed; without a folder, generated ones.
 
     `upright` turns them as their EXIF orientation says.
 
@@ -151,10 +152,7 @@ def sample_images(folder: Path | None, count: int = 4, *, upright: bool = False)
     """
     if folder is None:
         return np.stack([preprocess(draw_image(np.random.default_rng(i))[0]) for i in range(count)])
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not files:
-        raise InputError(f"no .jpg or .png in {folder}; give a folder of images")
-    return np.stack([preprocess(decode(file, upright=upright)) for file in files[:count]])
+    return np.stack([preprocess(decode(file, upright=upright)) for file in find_images([folder])[:count]])
 
 
 def _inputs(images: np.ndarray, options: ExportOptions) -> Iterator[np.ndarray]:

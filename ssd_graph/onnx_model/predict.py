@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,6 @@ from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.files import atomic_write, require_writable
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import draw_detections
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The image files that arguments name: files as they are, folders and globs by their image files.
-
-    Raises:
-        InputError: an argument names no image.
-    """
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_file():
-            found[path] = None
-            continue
-        names = (
-            path.iterdir()
-            if path.is_dir()
-            else map(Path, glob(argument, recursive=True) if has_magic(argument) else ())
-        )
-        images = sorted(p for p in names if p.is_file() and p.suffix.lower() in SUFFIXES)
-        if not images:
-            raise InputError(f"no image at '{argument}'; give image files, a folder of them, or a glob in quotes")
-        found.update(dict.fromkeys(images))
-    return list(found)
 
 
 def predict(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.cli import InputError
-from ssd_graph.data.coco import CocoSplit, load_split
+from ssd_graph.data.coco import CocoSplit, find_annotations, load_split
 from ssd_graph.scoring.bootstrap import LEVEL, ResampledAp, draw_images, interval, mean_ap
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import load_detections
@@ -180,13 +180,11 @@ def _same_images(a: Evaluation, b: Evaluation, root: Path) -> CocoSplit:
         raise InputError(f"{a.path} and {b.path} name different classes; evaluate both again with one version")
     if empty_images(one) != empty_images(other):
         raise InputError(f"{a.path} has --empty-images {empty_images(one)} and {b.path} not; evaluate both alike")
-    name = "train" if "train" in one["annotations"]["file"] else "val"
-    split = load_split(root, name, empty_images=empty_images(one))
-    if hashlib.sha256(split.annotation_file.read_bytes()).hexdigest() != one["annotations"]["sha256"]:
-        raise InputError(
-            f"{split.annotation_file} is not the file that {a.path} was scored on; give its folder with --data"
-        )
-    return split
+    for name in ("val", "train"):
+        file = find_annotations(root, name)
+        if file and hashlib.sha256(file.read_bytes()).hexdigest() == one["annotations"]["sha256"]:
+            return load_split(root, name, empty_images=empty_images(one))
+    raise InputError(f"{root} does not hold the annotations that {a.path} was scored on; give their folder with --data")
 
 
 def _check_agreement(side: Evaluation, ap: ResampledAp) -> None:

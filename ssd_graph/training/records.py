@@ -95,6 +95,8 @@ class RunRecords:
             )
         for line in (*plan.train_split.say_empty_images(), *plan.val_split.say_empty_images()):
             log.say(line)
+        if unused := plan.train_split.categories_without_boxes():
+            log.say(f"{len(unused)} categories have no boxes and will never be found: {', '.join(unused[:5])}")
         if plan.train_split.num_empty_boxes:
             log.say(f"left out {plan.train_split.num_empty_boxes} boxes without area")
 

@@ -15,9 +15,10 @@ from ssd_graph.cli import InputError, launched, speaks
 from ssd_graph.compilers.backend import compile_graph, keep_addresses, require_devices
 from ssd_graph.data.cache import PackedImages, open_cache, remove_leftovers
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.headers import require_images
+from ssd_graph.data.image_files import require_images
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.shapes import data_root
+from ssd_graph.files import require_writable
 from ssd_graph.graph.step import TrainStep, device_default_boxes
 from ssd_graph.training.distributed import device_of, join_world, launch, leave_world
 from ssd_graph.training.feed import feed
@@ -50,6 +51,8 @@ def train(options: TrainOptions) -> None:
     remove_leftovers()
     skip_bad = options.on_bad_image == "skip"
     cache = open_cache(options.cache, training, workers=options.workers, skip_bad=skip_bad) if options.cache else None
+    if speaks() and options.mlperf_log:
+        require_writable(options.mlperf_log.parent, "--mlperf-log")
     if speaks() and not options.performance:
         require_images(validation)
     if options.num_devices > 1 and not launched():

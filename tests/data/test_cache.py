@@ -126,7 +126,7 @@ def test_what_killed_runs_left_in_memory_is_removed_and_nothing_in_use(split, tm
     other = shutil.copytree(split.image_dir.parent, tmp_path / "other")
     alive, used = start(other, tmp_path / "ram")
     killed.kill()
-    killed.wait()
+    killed.communicate()
     folder = Path(left).parent
     half = folder / f".{Path(left).name}.abc.tmp"
     half.write_bytes(b"killed in the making")

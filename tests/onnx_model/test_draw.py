@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from ssd_graph.cli import say_once
+from ssd_graph.onnx_model import draw
 from ssd_graph.onnx_model.draw import _ink, class_colour, draw_detections
 
 GREY = (128, 128, 128)
@@ -69,3 +71,20 @@ def test_captions_have_a_contrast_of_at_least_four():
         colour = class_colour(index)
         light, dark = sorted((luminance(colour), {"black": 0.0, "white": 1.0}[_ink(colour)]), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4
+
+
+def test_names_in_any_language_are_drawn_or_it_is_said_that_no_font_has_them(monkeypatch, capsys):
+    """A font of the tests' own machine stands for those of a user's."""
+    say_once.cache_clear()
+    monkeypatch.setattr(draw, "_WIDE_FONTS", ("no such font.ttc",))
+    image, box = Image.new("RGB", (200, 160), GREY), np.array([[50.0, 60, 150, 140]])
+    draw_detections(image, box, ["cat 0.9"], [0])
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        draw_detections(image, box, ["\u732b 0.9"], [0])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no font was found that has all characters" in error
+    own = ImageFont.load_default(20)
+    assert draw._draws(own, "cat 0.9")
+    assert not draw._draws(own, "\u732b")

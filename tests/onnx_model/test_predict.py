@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.image_files import find_images
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.predict import find_images, predict
+from ssd_graph.onnx_model.predict import predict
 
 LEAST = 0.06
 
@@ -34,8 +35,11 @@ def folder(tiny_coco, tmp_path):
 
 def test_files_folders_and_globs_are_found_once_in_order(folder):
     a, b, deep = folder / "a.JPG", folder / "b.jpg", folder / "deep" / "b.jpg"
-    assert find_images([str(b), str(folder)]) == [b, a]
+    assert find_images([str(b), str(folder)]) == [b, a, deep]
     assert find_images([str(folder / "**" / "*.jpg")]) == [b, deep]
+    assert find_images([folder], folder / "deep") == [a, b]
+    (folder / "._a.JPG").write_bytes(b"what macOS leaves")
+    assert find_images([folder]) == [a, b, deep]
 
 
 @pytest.mark.parametrize("argument", ["gone.jpg", "gone", "in/deep/*.png", "in/*.txt"])

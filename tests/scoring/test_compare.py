@@ -199,7 +199,9 @@ def test_other_annotations_are_refused(data, split, good, tmp_path):
     other = write(tmp_path / "other", split, made_detections(split), annotations=annotations)
     with pytest.raises(InputError, match="scored on different annotations"):
         compared(data, good, other)
-    with pytest.raises(InputError, match=r"is not the file that .* was scored on; give its folder with --data"):
+    with pytest.raises(
+        InputError, match=r"does not hold the annotations that .* was scored on; give their folder with --data"
+    ):
         compared(data, other, other)
 
 

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
-from ssd_graph.data.coco_file import AnnotationEntry, CategoryEntry, Id, ImageEntry, leaves_folder
+from ssd_graph.data.coco_file import AnnotationEntry, CategoryEntry, Id, ImageEntry
+from ssd_graph.data.file_names import leaves_folder, local_names
+from ssd_graph.data.transforms import FORMATS, orientation
 
 EDGE_TOLERANCE = 1.0
 """Pixels that a box may reach over its image's edge, since published boxes are rounded."""
@@ -52,6 +57,8 @@ class CheckedAnnotations:
     num_boxes: Counter[int] = field(default_factory=Counter)
     """By category id."""
     num_crowd: int = 0
+    num_tiny: int = 0
+    """Boxes of at most a pixel by a pixel."""
     boxed: set[int] = field(default_factory=set)
     """Ids of images with boxes."""
 
@@ -70,13 +77,13 @@ def check_categories(entries: list[Any], findings: Findings) -> dict[int, Entry]
     return categories
 
 
-def check_images(entries: list[Any], findings: Findings) -> CheckedImages:
-    """Judge images by their entries alone."""
+def check_images(entries: list[Any], findings: Findings, image_dir: Path, upright: bool = False) -> CheckedImages:
+    """Judge images by their entries; names and missing sizes are mended by what lies in `image_dir`."""
     images = CheckedImages()
     names: set[str] = set()
-    for entry in entries:
+    for entry in _mended_images(entries, findings, image_dir, upright):
         image = _read(entry, ImageEntry)
-        if image is None or min(image.width, image.height) <= 0:
+        if image is None or not _has_size(entry):
             findings.add(p.BAD_IMAGE, entry)
             if (with_id := _read(entry, _WithId)) and with_id.id not in images.entries:
                 images.removed.add(with_id.id)
@@ -92,6 +99,33 @@ def check_images(entries: list[Any], findings: Findings) -> CheckedImages:
                 images.removed.add(image.id)
             names.add(name)
     return images
+
+
+def _mended_images(entries: list[Any], findings: Findings, image_dir: Path, upright: bool) -> Iterator[Any]:
+    """Entries with the names of the files that they mean and, where there is none, the size of the file."""
+    given = [read.file_name if (read := _read(entry, _Named)) else "" for entry in entries]
+    for entry, name, local in zip(entries, given, local_names(image_dir, given), strict=True):
+        if local != name:
+            findings.add(p.FOUND_BY_NAME, f"{name}: {local}")
+            entry = {**entry, "file_name": local}
+        if local and not _has_size(entry) and _read(entry, _WithId) and (size := _size(image_dir / local, upright)):
+            findings.add(p.NO_SIZE, f"{local}: {size[0]}x{size[1]}")
+            entry = {**entry, "width": size[0], "height": size[1]}
+        yield entry
+
+
+def _has_size(entry: Any) -> bool:
+    image = _read(entry, ImageEntry)
+    return image is not None and min(image.width, image.height) > 0
+
+
+def _size(path: Path, upright: bool) -> tuple[int, int] | None:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if upright and orientation(image) >= 5 else (width, height)
+    except Exception:  # a hostile file can make a decoder raise anything
+        return None
 
 
 def check_annotations(
@@ -110,6 +144,7 @@ def check_annotations(
         if verdict < _NUM_USED:
             result.num_boxes[read.category_id] += 1
             result.num_crowd += bool(read.iscrowd)
+            result.num_tiny += max(read.bbox[2:]) <= 1
             result.boxed.add(read.image_id)
         if empty := [name for name in ("area", "iscrowd") if name in entry and _is_empty(getattr(read, name))]:
             findings.add(p.EMPTY_FIELD, f"{empty[0]} {entry[empty[0]]!r} on {place}")
@@ -196,6 +231,10 @@ def _is_empty(value: float | None) -> bool:
 
 class _WithId(msgspec.Struct):
     id: Id
+
+
+class _Named(msgspec.Struct):
+    file_name: str
 
 
 def _read(entry: Any, kind: type[_E]) -> _E | None:

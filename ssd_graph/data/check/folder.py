@@ -20,7 +20,7 @@ from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
-from ssd_graph.data.coco import find_annotations
+from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
 from ssd_graph.data.transforms import FORMATS, decode, orientation
 from ssd_graph.files import atomic_write
 
@@ -41,6 +41,8 @@ class SplitCheck:
     num_without_boxes: int = 0
     """Images among `num_images` that training and scoring leave out."""
     num_crowd: int = 0
+    num_tiny: int = 0
+    """Boxes of at most a pixel by a pixel."""
     num_unlisted: int = 0
     """Files in the image folder that the annotations do not name."""
     categories: tuple[tuple[int, str], ...] = ()
@@ -74,7 +76,9 @@ def check_folder(
     if not files:
         wanted = " or ".join(f"annotations/instances_{split}2017.json" for split in splits)
         raise InputError(f"no {wanted} in '{root}'; give the folder that holds annotations/ and the image folders")
-    checks = [check_split(file, root / f"{split}2017", split, quick, workers, upright) for split, file in files.items()]
+    checks = [
+        check_split(file, images_of(file, split), split, quick, workers, upright) for split, file in files.items()
+    ]
     if len({frozenset(check.categories) for check in checks if check.cleaned}) > 1:
         sizes = " and ".join(f"{len(check.categories)} in {check.split}" for check in checks)
         checks[-1].problems.append(Problem(p.OTHER_CATEGORIES, 1, (sizes,)))
@@ -90,11 +94,13 @@ def check_split(
     if content is None:
         return SplitCheck(split, file, findings.problems())
     categories = check_categories(content["categories"], findings)
-    images = check_images(content["images"], findings)
+    images = check_images(content["images"], findings, image_dir, upright)
     num_unlisted = _check_files(images, partial(_examine, image_dir, quick, upright), image_dir, workers, findings)
     annotations = check_annotations(content["annotations"], images, categories, findings)
     if not annotations.boxed:
         findings.add(p.NO_BOXES, file.name)
+    elif annotations.num_tiny == annotations.num_boxes.total():
+        findings.add(p.RELATIVE_BOXES, annotations.cleaned[0]["bbox"] if annotations.cleaned else file.name)
     return SplitCheck(
         split=split,
         annotation_file=file,
@@ -103,6 +109,7 @@ def check_split(
         num_images=len(images.entries),
         num_without_boxes=len(images.entries.keys() - annotations.boxed),
         num_crowd=annotations.num_crowd,
+        num_tiny=annotations.num_tiny,
         num_unlisted=num_unlisted,
         categories=tuple((number, category["name"]) for number, category in categories.items()),
         num_boxes=tuple(annotations.num_boxes[number] for number in categories),
@@ -168,7 +175,8 @@ def _check_files(
                         images.removed.add(number)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return sum(file.is_file() and file.name not in listed for file in os.scandir(image_dir))
+    # Roboflow puts the annotations among the images.
+    return sum(file.is_file() and file.name not in listed | {ROBOFLOW} for file in os.scandir(image_dir))
 
 
 def _examine(image_dir: Path, quick: bool, upright: bool, entry: Entry) -> tuple[Kind, str] | None:

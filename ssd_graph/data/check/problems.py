@@ -63,6 +63,7 @@ CANNOT_FIX = "cannot be mended here"
 UNREADABLE = Kind("not a COCO instances file", _REFUSED, CANNOT_FIX)
 NO_FOLDER = Kind("image folder missing", _REFUSED, CANNOT_FIX)
 OTHER_CATEGORIES = Kind("train and val list different categories", "training refuses the two", CANNOT_FIX)
+RELATIVE_BOXES = Kind("no box larger than a pixel: shares of the image?", _REFUSED, CANNOT_FIX)
 NO_BOXES = Kind("no image with a box", _REFUSED, CANNOT_FIX)
 
 BAD_CATEGORY = Kind("category without a usable id or name", _REFUSED)
@@ -72,6 +73,8 @@ BAD_IMAGE = Kind("image without a usable id, file name or size", _REFUSED, _WITH
 REPEATED_IMAGE = Kind("image id used again", _REFUSED)
 REPEATED_FILE = Kind("image file named again", "training uses it once for each entry", _WITH_BOXES)
 FILE_OUTSIDE = Kind("file name that leaves the image folder", _REFUSED, _WITH_BOXES)
+FOUND_BY_NAME = Kind("file name with a folder that is not there", "found by its last part", "name shortened")
+NO_SIZE = Kind("image without width or height", _REFUSED, "size taken from the file")
 MISSING = Kind("image file missing", "training stops there", _WITH_BOXES)
 UNDECODABLE = Kind("image that cannot be decoded", "training stops there", _WITH_BOXES)
 TURNED = Kind("image stored turned, by its EXIF orientation", "read as stored, unless --upright is given", "kept")

@@ -45,6 +45,8 @@ def _split_lines(check: SplitCheck) -> list[str]:
         lines.append(
             f"  {_plural(check.num_without_boxes, 'image')} without boxes: training and scoring leave them out"
         )
+    if check.num_tiny:
+        lines.append(f"  {_plural(check.num_tiny, 'box', 'boxes')} of at most a pixel: bbox counts pixels")
     if check.num_unlisted:
         lines.append(f"  {_plural(check.num_unlisted, 'file')} that the annotations do not name: never read")
     width = max((len(problem.kind.name) for problem in check.problems), default=0)

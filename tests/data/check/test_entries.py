@@ -4,6 +4,7 @@ is clean to it loads in training: shown on generated files against coco.load_spl
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def check(images=None, annotations=None, categories=CATEGORIES):
     """(kinds with counts, images, annotations) of entries."""
     findings = Findings()
     known = check_categories(categories, findings)
-    checked = check_images([image()] if images is None else images, findings)
+    checked = check_images([image()] if images is None else images, findings, Path("nowhere"))
     result = check_annotations([annotation()] if annotations is None else annotations, checked, known, findings)
     return {problem.kind: problem.count for problem in findings.problems()}, checked, result
 

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.headers import require_images
+from ssd_graph.data.image_files import require_images
 
 
 @pytest.fixture

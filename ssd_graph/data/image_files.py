@@ -1,0 +1,71 @@
+"""Image files: which ones a folder holds, and whether those of a split are what its annotations say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob, has_magic
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from ssd_graph.cli import InputError
+from ssd_graph.cores import usable_cores
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.transforms import FORMATS, require_size
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm")
+
+
+def find_images(arguments: Sequence[str | Path], results: Path | None = None) -> list[Path]:
+    """The image files that arguments name: files as they are, folders and what is below them, globs.
+
+    Hidden files are none: macOS puts a `._a.jpg` without an image beside each `a.jpg`. Nor is what lies in the folder
+    `results`.
+
+    Raises:
+        InputError: an argument names no image.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_file():
+            found[path] = None
+            continue
+        pattern = str(argument)
+        if path.is_dir():
+            names = path.rglob("*")
+        else:
+            names = map(Path, glob(pattern, recursive=True) if has_magic(pattern) else ())
+        images = sorted(p for p in names if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+        if results is not None:
+            images = [p for p in images if not p.resolve().is_relative_to(results.resolve())]
+        if not images:
+            raise InputError(f"no image at '{argument}'; give image files, a folder of them, or a glob in quotes")
+        found.update(dict.fromkeys(images))
+    return list(found)
+
+
+def require_images(split: CocoSplit) -> None:
+    """Raise InputError, which names the first one, if images are not there or of another size than stated.
+
+    Only headers are read: seconds for thousands of images. A terminal shows the progress.
+    """
+
+    def fault(i: int) -> str | None:
+        try:
+            with Image.open(split.path(i), formats=FORMATS) as image:
+                require_size(image, split.size(i), split.upright)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{split.path(i)}: {error}"
+        return None
+
+    with ThreadPoolExecutor(2 * usable_cores()) as pool:
+        bar = tqdm(pool.map(fault, range(len(split))), "images", len(split), leave=False, disable=None, unit="image")
+        faults = [found for found in bar if found]
+    if faults:
+        raise InputError(
+            f"{len(faults)} of {len(split)} images of {split.annotation_file.name} cannot be used, the first is "
+            f"{faults[0]}; `python tools/check_coco.py {split.image_dir.parent}` lists them"
+        )
