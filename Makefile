@@ -15,7 +15,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # files with the fewest tests would come last, which are the slowest, and one core would wait for the other.
 PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo fuzz environments test test-npu test-slow lint format docs clean
+.PHONY: demo fuzz kills environments test test-npu test-slow lint format docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
@@ -32,6 +32,10 @@ test-npu: $(NPU_VENV)/.installed-npu
 # Damaged files for everything that reads files from others; `python -m tests.fuzz --help` says how to look further.
 fuzz: $(VENV)/.installed-dev
 	$(RUN) -m tests.fuzz
+
+# Short runs killed at random moments and resumed: 300 kills, all with the bits of an undisturbed run.
+kills: $(VENV)/.installed-dev
+	$(RUN) -m tests.training.kills
 
 test-slow: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),$(NPU_VENV)/.installed-npu)
 	$(RUN) -m pytest -m slow --timeout 3600

@@ -75,7 +75,7 @@ def main() -> int:
     data = args.data or (data_folder(recorded.summary) if recorded else DEFAULT_ROOT)
     split = load_split(data_root(data), args.split, empty_images=settings.empty_images)
     result = evaluate_onnx(args.model, split, settings)
-    print("\n".join((result.describe(), *split.say_empty_images())))
+    print("\n".join((result.describe(), *split.remarks())))
     if recorded:
         same, lines = compare(recorded, result)
         print("\n".join(lines))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssd_graph.cli import InputError, say_once
+from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco_file import Columns, read_columns
 from ssd_graph.data.file_names import leaves_folder, local_names
@@ -75,6 +75,8 @@ class CocoSplit:
     """Images that no box is left for, in the file."""
     empty_images: EmptyImages = "drop"
     """Whether those are among the I."""
+    renamed: tuple[str, ...] = ()
+    """A remark on files that go by another name in the annotations."""
     upright: bool = False
     """Whether images are turned as their EXIF orientation says; `sizes` are of the turned ones then."""
 
@@ -99,14 +101,19 @@ class CocoSplit:
         counts = np.bincount(self.labels, minlength=self.categories.num_classes)[1:]
         return [name for name, count in zip(self.categories.names, counts, strict=True) if not count]
 
-    def say_empty_images(self) -> list[str]:
-        """A line on the images without boxes, if there are any."""
-        if not self.num_empty_images:
-            return []
-        number, file = f"{self.num_empty_images:,}", self.annotation_file.name
-        if self.empty_images == "keep":
-            return [f"{number} of {len(self):,} images of {file} have no boxes: all that is found on them is false"]
-        return [f"left out {number} images of {file} without boxes, as the reference does; or --empty-images keep"]
+    def remarks(self) -> list[str]:
+        """What its user should know of how it was read, a line each."""
+        lines, file = list(self.renamed), self.annotation_file.name
+        number = f"{self.num_empty_images:,}"
+        if self.num_empty_images and self.empty_images == "keep":
+            lines.append(
+                f"{number} of {len(self):,} images of {file} have no boxes: all that is found on them is false"
+            )
+        elif self.num_empty_images:
+            lines.append(
+                f"left out {number} images of {file} without boxes, as the reference does; or --empty-images keep"
+            )
+        return lines
 
     def path(self, i: int) -> Path:
         """File of image i."""
@@ -167,24 +174,26 @@ def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", up
     if not image_dir.is_dir():
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
     columns = read_columns(annotation_file)
-    columns = replace(columns, file_names=_local_names(columns.file_names.tolist(), annotation_file, image_dir))
-    packed = _pack(columns, annotation_file, image_dir)
+    names, renamed = _local_names(columns.file_names.tolist(), annotation_file, image_dir)
+    packed = _pack(replace(columns, file_names=names), annotation_file, image_dir)
     empty = np.diff(packed.offsets) == 0
     if empty.all():
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
     kept = _without(packed, empty) if empty_images == "drop" else packed
-    return replace(kept, num_empty_images=int(empty.sum()), empty_images=empty_images, upright=upright)
+    num_empty = int(empty.sum())
+    return replace(kept, num_empty_images=num_empty, empty_images=empty_images, renamed=renamed, upright=upright)
 
 
-def _local_names(names: list[str], annotation_file: Path, image_dir: Path) -> np.ndarray:
+def _local_names(names: list[str], annotation_file: Path, image_dir: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The names of the files that are meant, and a remark if they are others."""
     found = local_names(image_dir, names)
     for name in found:
         if leaves_folder(name):
             raise InputError(f"{annotation_file}: file_name '{name}' leaves the image folder; remove that image")
-    if others := [(name, local) for name, local in zip(names, found, strict=True) if name != local]:
-        (name, local), many = others[0], f"{annotation_file.name}: {len(others)} images"
-        say_once(f"{many} are found by the last part of their names: {local}, not {name!r}")
-    return np.array(found, np.str_)
+    others = [(name, local) for name, local in zip(names, found, strict=True) if name != local]
+    many = f"{len(others)} images of {annotation_file.name}"
+    remarks = (f"{many} are found by the last part of their names: {b}, not {a!r}" for a, b in others[:1])
+    return np.array(found, np.str_), tuple(remarks)
 
 
 def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit:

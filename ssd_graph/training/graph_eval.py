@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
-from ssd_graph.cli import launched, say_once
+from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
@@ -68,10 +68,11 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
             workers=options.workers,
         )
         device = device_of(kind.type, world, options.first_device)
-        for line in split.say_empty_images():
-            say_once(line)
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
-        return CocoScorer(split.annotation_file).score(rows, split.image_ids) if world.is_main else None
+        if not world.is_main:
+            return None
+        print("\n".join(split.remarks()), end="\n" if split.remarks() else "")
+        return CocoScorer(split.annotation_file).score(rows, split.image_ids)
     finally:
         leave_world()
 

@@ -93,7 +93,7 @@ class RunRecords:
                 f"{fullest} alone has {counts.max():,} boxes, half of the images have at most {np.median(counts):.0f}: "
                 "every image of a batch pays for as many in the matching; remove it if it is a mistake"
             )
-        for line in (*plan.train_split.say_empty_images(), *plan.val_split.say_empty_images()):
+        for line in (*plan.train_split.remarks(), *plan.val_split.remarks()):
             log.say(line)
         if unused := plan.train_split.categories_without_boxes():
             log.say(f"{len(unused)} categories have no boxes and will never be found: {', '.join(unused[:5])}")

@@ -74,12 +74,12 @@ def test_images_without_annotations_can_be_kept(tmp_path):
     assert kept.image_ids.tolist() == [1, 2]
     assert [len(kept.boxes_of(i)[0]) for i in range(2)] == [0, 1]
     assert kept.fingerprint != dropped.fingerprint
-    assert kept.say_empty_images() == [
+    assert kept.remarks() == [
         "1 of 2 images of instances_train2017.json have no boxes: all that is found on them is false"
     ]
-    assert dropped.say_empty_images()[0].startswith("left out 1 images of instances_train2017.json without boxes")
+    assert dropped.remarks()[0].startswith("left out 1 images of instances_train2017.json without boxes")
     full = load_split(write(tmp_path / "full", images=[image(1)], annotations=[annotation(1)]), "train")
-    assert full.say_empty_images() == []
+    assert full.remarks() == []
 
 
 def test_crowd_boxes_stay(tmp_path):

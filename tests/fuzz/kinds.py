@@ -24,6 +24,7 @@ from ssd_graph.scoring.evaluate import CocoScorer
 from tests.conftest import train_tiny
 from tests.fuzz import material
 from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights
+from tests.fuzz.mixed import use_mixed, write_mixed
 from tests.fuzz.mutations import damaged_bytes, damaged_json
 from tests.scoring.harmless import changed
 
@@ -235,6 +236,7 @@ KINDS = {
     "coco-score": Kind(150, annotations(VAL), score),
     "truth": Kind(150, annotations(VAL), use_truth),
     "harmless": Kind(150, write_harmless, score_the_same),
+    "mixed": Kind(200, write_mixed, use_mixed),
     "detections": Kind(200, into("detections.json", json_of, "scores/detections.json"), score_detections),
     "checkpoint": Kind(250, into("input.pth", damaged_weights, "last.pth"), use_checkpoint),
     "resume": Kind(100, write_run, resume),

@@ -150,14 +150,3 @@ def children(pid):
     ranks = [int(p) for p in found if b"train_graph.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
     assert len(ranks) == 2
     return ranks
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags", [("--workers", 0), ("--workers", 2), ("--cpus", 2)], ids=["no workers", "two workers", "two ranks"]
-)
-def test_ten_kills_change_no_bit(straight, straight_pair, tiny_coco, tmp_path, flags):
-    for attempt in range(10):
-        out = tmp_path / f"run{attempt}"
-        interrupt(tiny_coco, out, random.Random(attempt), *flags)
-        assert_same_run(straight_pair if "--cpus" in flags else straight, out)
