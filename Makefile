@@ -31,7 +31,7 @@ test-npu: $(NPU_VENV)/.installed-npu
 
 # Damaged files for everything that reads files from others; `python -m tests.fuzz --help` says how to look further.
 fuzz: $(VENV)/.installed-dev
-	$(RUN) -m tests.fuzz
+	$(RUN) -m tests.fuzz --cases 560
 
 # Short runs killed at random moments and resumed: 300 kills, all with the bits of an undisturbed run.
 kills: $(VENV)/.installed-dev
