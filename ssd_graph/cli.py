@@ -40,7 +40,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _refuse(error: InputError) -> NoReturn:
-    if speaks():  # every process of a run finds the same error
+    # Before the processes of a run meet, all on a machine find the same error; see training/failure.py for later.
+    if not launched() or os.environ["LOCAL_RANK"] == "0":
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}\n")
     sys.exit(2)
 

@@ -49,6 +49,45 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
+class LineFile:
+    """A file that grows by lines, each written at once; none is lost with the process, or to a close that fails."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` to append to it.
+
+        Raises:
+            InputError: it cannot be written; so do the methods.
+        """
+        self._path = path
+        with self._said():
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, line: str) -> None:
+        """Append a line."""
+        data = f"{line}\n".encode()
+        with self._said():
+            while data:  # a disk that is nearly full takes a part
+                data = data[self._file.write(data) :]
+
+    def sync(self) -> None:
+        """Make sure that a power cut loses nothing so far."""
+        with self._said():
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+        self._file.close()
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self._path}: {error.strerror}; make room and go on with --resume auto"
+            ) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where folders can be synced: some network disks refuse."""
     with suppress(OSError):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -88,6 +93,37 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
 
 
+def default_amp(kind: DeviceKind) -> Amp:
+    """The precision for the current device: bfloat16 is slow where the hardware has none (before NVIDIA's sm_80)."""
+    if kind.type == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+        return "fp16"
+    return kind.amp
+
+
+def exact_float32(device: torch.device) -> None:
+    """Have this process compute float32 in float32; convolutions are in TF32 on GPUs and in HF32 on NPUs else."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    elif device.type == "npu":
+        torch.npu.conv.allow_hf32 = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def advice_on_memory(batch_size: int) -> Iterator[None]:
+    """Turn a lack of memory into an InputError that names the flag."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).partition("\n")[0]
+        lacking = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", text, re.I)
+        if not lacking:
+            raise
+        raise InputError(
+            f"not enough memory ({text.partition('. ')[0]}); give less than --batch-size {batch_size}, and "
+            "--accumulate for the same number of images a step"
+        ) from error
+
+
 def _count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
@@ -95,6 +131,14 @@ def _count_gpus() -> int:
 def _count_npus() -> int:
     torch_npu = import_torch_npu()
     return torch_npu.npu.device_count() if torch_npu.npu.is_available() else 0
+
+
+def _require_c_compiler() -> None:
+    """Raise InputError if what inductor compiles with is not there; Triton builds its driver with Python's headers."""
+    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        raise InputError("no C compiler, which inductor needs: install gcc and g++, or use --backend aot_eager")
+    if torch.cuda.is_available() and not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise InputError("no Python.h, which Triton needs: install python3-dev, or use --backend aot_eager")
 
 
 def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
@@ -120,6 +164,8 @@ def compile_graph(function: F, backend: str) -> F:
     if backend not in BACKENDS:
         raise InputError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
     name, _, mode = backend.partition(":")
+    if name == "inductor":
+        _require_c_compiler()
     compiler = torchair_backend() if name == "torchair" else name
     mode = None if mode in ("", "plain") else mode
     compiled = torch.compile(function, backend=compiler, mode=mode, fullgraph=True, dynamic=False)

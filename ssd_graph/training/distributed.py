@@ -1,4 +1,4 @@
-"""Several processes: launching them, their process group, and what they tell each other outside the graph."""
+"""Several processes: their process group, their devices, and what they tell each other outside the graph."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssd_graph.cli import launched
-from ssd_graph.compilers.backend import keep_freed_memory
-from ssd_graph.cores import usable_cores
+from ssd_graph.compilers.backend import DeviceKind, exact_float32, keep_freed_memory
+from ssd_graph.training.failure import failing_together
 
-_FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit codes after which no process is started again: what a user can mend, or asked for."""
+_PATIENCE = timedelta(hours=1)
+"""How long a rank waits for another one: compilers may take many minutes, and longer on one rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +56,36 @@ class World:
         return values
 
 
-def launch(num_processes: int, max_restarts: int) -> None:
-    """Run this very command again in `num_processes` processes of this machine, by torch's elastic launcher.
+@contextmanager
+def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Iterator[tuple[World, torch.device]]:
+    """This process among those of its run, and its device; without a launcher it is alone.
 
-    When a process dies, all are started again, up to `max_restarts` times, with `--resume auto` added to the
-    command. A process that ends by `InputError` is not: its command would fail again.
-
-    Raises:
-        SystemExit: the run failed, with the exit code of the process that failed first.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
-    command = ["-u", *sys.argv]
-    for restart in range(max_restarts + 1):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_processes,
-            run_id=uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-        )
-        try:
-            elastic_launch(config, sys.executable)(*command)
-            return
-        except SignalException as error:  # passed on to the processes, which have saved
-            sys.exit(128 + error.sigval)
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            if failure.exitcode in _FINAL or restart == max_restarts:
-                sys.exit(max(1, failure.exitcode))
-        fate = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else f"exited {failure.exitcode}"
-        print(f"process {rank} {fate}; restart {restart + 1} of {max_restarts}", flush=True)
-        command = ["-u", *sys.argv, "--resume", "auto"]
-
-
-def join_world(backend: str) -> World:
-    """Join the process group that the launcher's environment describes; a lone process needs none.
+    The device comes first and stays current, since communication is set up on the current one. Compiled graphs that
+    communicate are dropped before the group is.
 
     Args:
-        backend: `gloo`, `nccl` or `hccl`.
+        first: number of the device of local rank 0.
+        exact: whether float32 is to be computed in float32, see `exact_float32`.
     """
-    if not launched():
-        return World()
-    _die_with_parent()
-    world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-    if world.size > 1:
-        dist.init_process_group(backend)
-    return world
+    world = World()
+    if launched():
+        _die_with_parent()
+        world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    device = device_of(kind.type, world, first)
+    if exact:
+        exact_float32(device)
+    if world.size == 1:
+        yield world, device
+        return
+    # Ranks compile minutes apart, while the first to be ready waits for a connection.
+    os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(int(_PATIENCE.total_seconds())))
+    dist.init_process_group(kind.collectives, timeout=_PATIENCE)
+    with failing_together(world.rank):
+        yield world, device
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    torch.compiler.reset()
+    dist.destroy_process_group()
 
 
 def _die_with_parent() -> None:
@@ -114,12 +93,6 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def leave_world() -> None:
-    """Leave the process group, if any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def broadcast_state(tensors: Iterable[Tensor | None], world: World) -> None:

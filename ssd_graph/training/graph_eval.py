@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import launched
-from ssd_graph.compilers.backend import require_devices
+from ssd_graph.compilers.backend import advice_on_memory, default_amp, require_devices
 from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
-from ssd_graph.training.distributed import device_of, join_world, launch, leave_world
+from ssd_graph.training.distributed import joined_world
+from ssd_graph.training.launch import launch
 from ssd_graph.training.validate import Validator
 
 
@@ -56,25 +57,24 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, max_restarts=0)
         return None
-    world = join_world(kind.collectives)
-    try:
+    with (
+        joined_world(kind, options.first_device, exact=options.amp == "off") as (world, device),
+        advice_on_memory(options.batch_size),
+    ):
         validator = Validator(
             split,
             checkpoint.model,
             batch_size=options.batch_size,
-            amp=options.amp or kind.amp,
+            amp=options.amp or default_amp(kind),
             backend=options.backend or kind.backend,
             world=world,
             workers=options.workers,
         )
-        device = device_of(kind.type, world, options.first_device)
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
         if not world.is_main:
             return None
         print("\n".join(split.remarks()), end="\n" if split.remarks() else "")
         return CocoScorer(split.annotation_file).score(rows, split.image_ids)
-    finally:
-        leave_world()
 
 
 def print_scores(options: GraphEvalOptions) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ssd_graph.cli import InputError
-from ssd_graph.files import atomic_write
+from ssd_graph.files import LineFile, atomic_write
 
 
 class RunLog:
@@ -34,7 +33,7 @@ class RunLog:
             kept = _records_before(path, first_step) if first_step else []
             with atomic_write(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            self._file = path.open("a", encoding="utf-8")
+            self._file = LineFile(path)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=total_steps, initial=first_step, unit="step", leave=False)
 
@@ -53,13 +52,7 @@ class RunLog:
         """Append a record to `metrics.jsonl`; `step` counts the steps done."""
         if self._file is not None:
             record = {"event": event, "step": step, **{k: _strict(v) for k, v in values.items()}}
-            try:
-                self._file.write(json.dumps(record, allow_nan=False) + "\n")
-                self._file.flush()
-            except OSError as error:
-                raise InputError(
-                    f"cannot write {self._path}: {error.strerror}; make room and go on with --resume auto"
-                ) from error
+            self._file.write(json.dumps(record, allow_nan=False))
         if self._board is not None:
             for name, value in _flatten(event, values):
                 self._board.add_scalar(name, value, step)
@@ -67,7 +60,7 @@ class RunLog:
     def sync(self) -> None:
         """Make sure that a power cut loses no record so far."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            self._file.sync()
 
     def close(self) -> None:
         """Close the file and the bar."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
-from ssd_graph.files import atomic_write
+from ssd_graph.files import LineFile, atomic_write
 from ssd_graph.training.schedule import Schedule
 
 TARGET_AP = 0.23
@@ -72,8 +72,8 @@ class MLPerfLog:
         facts = _facts(schedule, num_val_images, seed)
         kept = _records_before(path, first_step, facts) if first_step else []
         with atomic_write(path) as temporary:
-            temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+            temporary.write_text("".join(f"{_line(record)}\n" for record in kept), encoding="utf-8")
+        self._file = LineFile(path)
         for record in kept:
             self._note(**record)
         if not first_step:
@@ -127,7 +127,6 @@ class MLPerfLog:
         }
         self._note(**record)
         self._file.write(_line(record))
-        self._file.flush()
 
     def _note(self, key: str, value: Any, metadata: dict[str, Any], **_: Any) -> None:
         """Keep what later lines depend on."""
@@ -210,4 +209,4 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return f"{_PREFIX}{json.dumps(record)}\n"
+    return f"{_PREFIX}{json.dumps(record)}"

@@ -14,7 +14,7 @@ import torch
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint, load_trunk
 from ssd_graph.checkpoints.convert import load_weights
 from ssd_graph.cli import InputError
-from ssd_graph.compilers.backend import DeviceKind
+from ssd_graph.compilers.backend import DeviceKind, default_amp
 from ssd_graph.config import Amp, model_config
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.graph.model import SSD300
@@ -81,7 +81,7 @@ class RunPlan:
         """
         self.options, self.kind, self.world, self.recipe = options, kind, world, options.recipe
         self._resumed, self._before = resumed, SavedRun.of(resumed) if resumed else None
-        self.amp: Amp = options.amp or kind.amp
+        self.amp: Amp = options.amp or default_amp(kind)
         self.backend = options.backend or kind.backend
         self.train_split, val_split = splits
         self.categories = self.train_split.categories

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from ssd_graph.cli import InputError, launched, speaks
-from ssd_graph.compilers.backend import compile_graph, keep_addresses, require_devices
+from ssd_graph.compilers.backend import advice_on_memory, compile_graph, keep_addresses, require_devices
 from ssd_graph.data.cache import PackedImages, open_cache, remove_leftovers
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.image_files import require_images
@@ -20,8 +20,9 @@ from ssd_graph.data.loader import Loader
 from ssd_graph.data.shapes import data_root
 from ssd_graph.files import require_writable
 from ssd_graph.graph.step import TrainStep, device_default_boxes
-from ssd_graph.training.distributed import device_of, join_world, launch, leave_world
+from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.feed import feed
+from ssd_graph.training.launch import launch
 from ssd_graph.training.meter import Meter
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.plan import RunPlan, checkpoint_to_resume
@@ -58,32 +59,31 @@ def train(options: TrainOptions) -> None:
     if options.num_devices > 1 and not launched():
         launch(options.num_devices, options.max_restarts)
         return
-    world = join_world(kind.collectives)
-    try:
+    with (
+        joined_world(kind, options.first_device, exact=options.amp == "off") as (world, device),
+        advice_on_memory(options.recipe.batch_size),
+    ):
         plan = RunPlan(options, kind, world, (training, validation), resumed)
-        trainer = Trainer(plan, cache)
+        trainer = Trainer(plan, device, cache)
         if world.is_main and not options.performance:
             state_bytes = sum(tensor.nbytes for tensor in trainer.state if tensor is not None)
             RunFolder(options.out, options.keep).require_space(state_bytes)
         with open_records(plan, trainer.validator, clock_start) as records:
             records.say_beginning(trainer.state, notes)
             trainer.run(records)
-    finally:
-        leave_world()
 
 
 class Trainer:
     """One process's part of a run: the state, the compiled step, and the loop around it."""
 
-    def __init__(self, plan: RunPlan, cache: PackedImages | None) -> None:
+    def __init__(self, plan: RunPlan, device: torch.device, cache: PackedImages | None) -> None:
         """`cache` holds the training images, decoded.
 
         Raises:
             InputError: a file of weights or the backend cannot be used.
         """
-        self.plan = plan
+        self.plan, self.device = plan, device
         options, recipe, world, kind = plan.options, plan.recipe, plan.world, plan.kind
-        self.device = device_of(kind.type, world, options.first_device)
         step = TrainStep(plan.model, recipe, amp=plan.amp, world_size=world.size, memory_format=kind.memory_format)
         self.layout = step.layout
         self.train_step = compile_graph(step.__call__, plan.backend)
@@ -125,6 +125,8 @@ class Trainer:
         start = time.perf_counter()
         learning_rate = torch.zeros((), device=self.device)
         with closing(feed(self.loader.batches(self.step), self.device)) as batches, stop_requests() as self._requested:
+            if self.plan.validation_steps:
+                self.validator.compile(self.state)
             self.reached = records.validations.make_up_for(self.state, self.step)
             self.meter.restart_clock()
             while self.step < self.plan.last_step and not self.reached and not self.signal:

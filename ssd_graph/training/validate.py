@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ssd_graph.compilers.backend import compile_graph
-from ssd_graph.config import Amp, EvalConfig, ModelConfig
+from ssd_graph.config import IMAGE_SIZE, Amp, EvalConfig, ModelConfig
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.graph.postprocess import Postprocess
@@ -43,6 +43,13 @@ class Validator:
         self.split, self.batch_size, self.world, self.workers = split, batch_size, world, max(1, workers)
         self._predict = compile_graph(Predict(model, amp=amp).__call__, backend)
         self._postprocess = Postprocess(split.categories.ids, EvalConfig())
+
+    def compile(self, state: TrainState) -> None:
+        """Compile for the device of `state`, so that nothing fails for that only after hours of training."""
+        shape = (self.batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+        images = torch.zeros(shape, dtype=torch.uint8, device=state.parameters.device)
+        with torch.no_grad():
+            self._predict(state.scored_parameters, state.bn_statistics, images)
 
     def detect(self, state: TrainState) -> DetectionRows:
         """Detections of the whole split, on every rank; every process must call it."""

@@ -76,7 +76,8 @@ def assert_same_run(a, b):
             record.pop("images_per_second", None)
         assert records[0] == records[1]
     assert (a / "best.pth").resolve().name == (b / "best.pth").resolve().name
-    assert sorted(f.name for f in a.iterdir()) == sorted(f.name for f in b.iterdir())
+    one, two = ({f.name for f in folder.iterdir()} for folder in (a, b))
+    assert one == two, (one - two, two - one)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.backends.debugging import aot_eager
 
+from ssd_graph.compilers.backend import DEVICES
 from ssd_graph.config import RECIPES
 from ssd_graph.data.coco import load_split
 from ssd_graph.graph.step import TrainStep
-from ssd_graph.training.distributed import join_world, leave_world
+from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.validate import Validator
 from tests.graph.test_step import CONFIG, DEFAULTS, make_batch, new_state
 
@@ -20,7 +21,11 @@ RECIPE = replace(RECIPES["mlperf-256"], weight_decay=0.0)
 
 
 def main():
-    world = join_world("gloo")
+    with joined_world(DEVICES["cpu"]) as (world, _):
+        train(world)
+
+
+def train(world):
     graphs = []
 
     def backend(module, example_inputs):
@@ -49,7 +54,6 @@ def main():
     world.mean_(result["mean_of_ranks"])
     torch.save(result, Path(sys.argv[1]) / f"rank{world.rank}.pt")
     dist.barrier()
-    leave_world()
 
 
 if __name__ == "__main__":

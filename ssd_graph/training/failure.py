@@ -1,0 +1,70 @@
+"""One rank's failure ends all ranks of a run within seconds, with one message and one exit code.
+
+A rank that waits in a collective for one that has failed would wait for ever, and so would the failed one if it left
+the process group, which is a collective too (NCCL, HCCL). So the first rank to fail notes it in the group's store,
+says why, and ends at once; the others look into the store now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
+
+from ssd_graph.cli import InputError
+
+_KEY = "ssd_graph/failed"
+_SECONDS = 0.5
+"""Between two looks."""
+
+
+@contextmanager
+def failing_together(rank: int) -> Iterator[None]:
+    """End all ranks if the body raises on this one, or if another one fails meanwhile; SystemExit is no failure."""
+    # A client of its own: the group's waits in collectives' set-up with its lock held.
+    store: Store = dist.distributed_c10d._get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(store, done), daemon=True, name="watch for failures").start()
+    try:
+        yield
+    except Exception as error:
+        _fail(store, rank, error)
+    finally:
+        done.set()
+
+
+def _watch(store: Store, done: threading.Event) -> None:
+    with suppress(Exception):  # the launcher has ended, or the run
+        while not done.wait(_SECONDS):
+            if store.check([_KEY]):
+                _end(int(store.get(_KEY)))
+
+
+def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
+    code = 2 if isinstance(error, InputError) else 1
+    noted = code
+    with suppress(Exception):
+        # Only the first to come finds the key without a value. What a rank meets because of it says nothing.
+        if store.add(f"{_KEY}/count", 1) > 1:
+            _end(int(store.get(_KEY)))
+        store.set(_KEY, str(noted))
+    if isinstance(error, InputError):
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: rank {rank}: {' '.join(str(error).split())}\n")
+    else:
+        sys.stderr.write(f"rank {rank}:\n{''.join(traceback.format_exception(error))}")
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Without leaving the group, and without the clean-up that would wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,53 @@
+"""Starts a command in as many processes as it has devices, and again when one of them dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from uuid import uuid4
+
+from ssd_graph.cores import usable_cores
+
+
+def launch(num_processes: int, max_restarts: int) -> None:
+    """Run this very command again in `num_processes` processes of this machine, by torch's elastic launcher.
+
+    When a process dies, all are started again, up to `max_restarts` times, with `--resume auto` added to the
+    command. When one ends by an error of its own they are not: it would come again.
+
+    Raises:
+        SystemExit: the run failed, with the exit code of the process that failed first.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # It reports each ended process, in its own words.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
+    command = ["-u", *sys.argv]
+    for restart in range(max_restarts + 1):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            run_id=uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, sys.executable)(*command)
+            return
+        except SignalException as error:  # passed on to the processes, which have saved
+            sys.exit(128 + error.sigval)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode > 0 or restart == max_restarts:
+                sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+        print(
+            f"process {rank} was killed by signal {-failure.exitcode}; restart {restart + 1} of {max_restarts}",
+            flush=True,
+        )
+        command = ["-u", *sys.argv, "--resume", "auto"]
