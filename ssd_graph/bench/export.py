@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from ssd_graph.cli import positive
 from ssd_graph.config import EvalConfig
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit, load_split
+from ssd_graph.data.evaluation import image_batches
 from ssd_graph.data.shapes import data_root
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.raw import network_input
@@ -83,7 +83,7 @@ def speed(models: Path, split: CocoSplit, *, threads: int, rounds: int, limit: i
     and NMS add to the raw graph's time, `int8_gain` and `fp16_gain` factors on the speed in float32.
     """
     limit = min(limit, len(split))
-    batches = list(image_batches(replace(split, image_ids=split.image_ids[:limit]), 8))
+    batches = [images for _, images in image_batches(split, range(limit), 8, usable_cores())]
     settings = RunSettings(threads=threads, limit=limit)
     loops: dict[str, Callable[[], float]] = {
         name: _bare_loop(OnnxDetector(models / f"{name}.onnx", threads=threads), batches) for name in FORMS
@@ -121,12 +121,10 @@ def _bare_loop(detector: OnnxDetector, batches: list[np.ndarray]) -> Callable[[]
 @torch.no_grad()
 def _detect_with_torch(checkpoint: Checkpoint, split: CocoSplit) -> DetectionRows:
     """The checkpoint's detections as torch computes them."""
-    detector, parts, start = Detector(checkpoint, EvalConfig()), [], 0
-    for images in image_batches(split, 8):
-        rows = slice(start, start + len(images))
+    detector, parts = Detector(checkpoint, EvalConfig()), []
+    for chosen, images in image_batches(split, range(len(split)), 8, usable_cores()):
         found = (output.numpy() for output in detector(torch.from_numpy(images)))
-        parts.append(detection_rows(split.image_ids[rows], split.sizes[rows], *found))
-        start += len(images)
+        parts.append(detection_rows(split.image_ids[chosen], split.sizes[chosen], *found))
     return join_rows(parts)
 
 

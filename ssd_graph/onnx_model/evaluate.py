@@ -7,21 +7,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.evaluation import image_batches
 from ssd_graph.data.image_files import require_images
-from ssd_graph.data.transforms import evaluation_input
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
@@ -30,8 +26,6 @@ from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_row
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.scorers import DEFAULT_SCORER, SCORERS
-
-_BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,38 +175,13 @@ def write_result(result: OnnxResult, out: Path) -> None:
             temporary.write_text(text)
 
 
-def image_batches(split: CocoSplit, batch_size: int) -> Iterator[np.ndarray]:
-    """Preprocessed batches, uint8 [N, 300, 300, 3], read and decoded while the caller works on earlier ones.
-
-    Raises:
-        InputError: an image cannot be decoded, or has another size than the annotations say.
-    """
-
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
-        queue: deque[list[Future[np.ndarray]]] = deque()
-        starts = iter(range(0, len(split), batch_size))
-        try:
-            while True:
-                while len(queue) < _BATCHES_AHEAD and (start := next(starts, None)) is not None:
-                    images = range(start, min(start + batch_size, len(split)))
-                    queue.append([pool.submit(evaluation_input, split, i) for i in images])
-                if not queue:
-                    return
-                yield np.stack([future.result() for future in queue.popleft()])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _detect(
     detector: OnnxDetector, split: CocoSplit, batch_size: int, pixels: Any, calls: list[float]
 ) -> Iterator[DetectionRows]:
     """Detections batch by batch; adds inputs to the hash `pixels` in image order, the model's seconds to `calls`."""
-    start = 0
-    for images in image_batches(split, batch_size):
+    for chosen, images in image_batches(split, range(len(split)), batch_size, usable_cores()):
         pixels.update(images)
-        rows = slice(start, start + len(images))
         begin = time.perf_counter()
         found = detector(images)
         calls.append(time.perf_counter() - begin)
-        yield detection_rows(split.image_ids[rows], split.sizes[rows], *found)
-        start += len(images)
+        yield detection_rows(split.image_ids[chosen], split.sizes[chosen], *found)

@@ -65,7 +65,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget what was written after `step`: a run goes on, or begins, from there."""
-        for leftover in self.path.glob(".step-*.tmp"):
+        for leftover in self.path.glob(".*.tmp"):
             leftover.unlink()
         newer = [file for file in self._newest_first() if file.name > self.file_of(step).name]
         if newer and self.file_of(step).is_file():
@@ -76,6 +76,9 @@ class RunFolder:
             self.best.unlink()
         for file in newer:
             _remove(file)
+        for sums in self.path.glob("step-*.pth.sha256"):  # killed between a checkpoint's removal and its sum's
+            if not sums.with_suffix("").is_file():
+                sums.unlink()
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.path.glob("step-*.pth"), reverse=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssd_graph.compilers.backend import compile_graph
 from ssd_graph.config import IMAGE_SIZE, Amp, EvalConfig, ModelConfig
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import evaluation_input
+from ssd_graph.data.evaluation import beside, image_batches
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Predict
@@ -55,22 +54,26 @@ class Validator:
         """Detections of the whole split, on every rank; every process must call it."""
         return join_rows(self.world.gather(join_rows(list(self._detect_mine(state)))))
 
-    @torch.no_grad()
     def _detect_mine(self, state: TrainState) -> Iterator[DetectionRows]:
-        mine = np.arange(self.world.rank, len(self.split), self.world.size)
+        return beside(self._found, self._outputs(state), self.workers)
+
+    def _outputs(self, state: TrainState) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...]]]:
+        """Images of a batch and what the network says of them, on the host."""
+        mine = range(self.world.rank, len(self.split), self.world.size)
         device = state.parameters.device
-        with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(mine), self.batch_size):
-                chosen = mine[start : start + self.batch_size]
-                images = np.stack(list(pool.map(partial(evaluation_input, self.split), chosen.tolist())))
-                # The last batch is filled up: the graph knows one batch size.
-                padded = np.pad(images, ((0, self.batch_size - len(images)), *((0, 0),) * 3))
+        for chosen, images in image_batches(self.split, mine, self.batch_size, self.workers):
+            # The last batch is filled up: the graph knows one batch size.
+            padded = np.pad(images, ((0, self.batch_size - len(images)), *((0, 0),) * 3))
+            with torch.no_grad():
                 pixels = torch.from_numpy(padded).to(device)
                 outputs = self._predict(state.scored_parameters, state.bn_statistics, pixels)
-                found = self._postprocess(*(o[: len(chosen)].float().cpu() for o in outputs))
-                yield detection_rows(
-                    self.split.image_ids[chosen], self.split.sizes[chosen], *(t.numpy() for t in found)
-                )
+                on_host = tuple(output[: len(chosen)].float().cpu() for output in outputs)
+            yield chosen, on_host
+
+    @torch.no_grad()
+    def _found(self, chosen: np.ndarray, outputs: tuple[Tensor, ...]) -> DetectionRows:
+        found = self._postprocess(*outputs)
+        return detection_rows(self.split.image_ids[chosen], self.split.sizes[chosen], *(t.numpy() for t in found))
 
 
 class Validations:

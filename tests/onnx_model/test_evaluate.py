@@ -14,8 +14,8 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.transforms import decode, evaluation_input
-from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, image_batches, write_result
+from ssd_graph.data.transforms import decode
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES
@@ -113,20 +113,6 @@ def test_the_reproducible_mode_is_one_thread_of_the_cpu():
     assert RunSettings(threads=3, optimization="basic", limit=2).reproducible() == RunSettings(threads=1, limit=2)
     with pytest.raises(InputError, match="--reproducible is for --provider cpu"):
         RunSettings(provider="cuda").reproducible()
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 6, 7])
-def test_batches_hold_every_image_once_in_order(split, batch_size):
-    batches = list(image_batches(split, batch_size))
-    assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert np.array_equal(np.concatenate(batches), np.stack([evaluation_input(split, i) for i in range(len(split))]))
-
-
-def test_a_broken_image_stops_the_evaluation(split, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
-    broken = replace(split, image_dir=tmp_path, file_names=np.full(len(split), "broken.jpg"))
-    with pytest.raises(InputError, match=r"cannot decode .*broken\.jpg"):
-        list(image_batches(broken, 2))
 
 
 @pytest.fixture

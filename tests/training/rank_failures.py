@@ -1,4 +1,4 @@
-"""Two ranks, and a failure on one of them, in eight ways: how long until all is over, what is said, and the exit code.
+"""Two ranks, and a failure on one of them, in nine ways: how long until all is over, what is said, and the exit code.
 
 python -m tests.training.rank_failures             # each way ten times
 python -m tests.training.rank_failures --times 1
@@ -44,6 +44,7 @@ WAYS = {
     "no memory on rank 1": Way(
         2, "rank 1: not enough memory (CUDA out of memory); give less than --batch-size 2", "memory"
     ),
+    "the same while rank 0 hangs": Way(2, "rank 1: not enough memory", "hang"),
     "a full disk on rank 0": Way(2, "rank 0: cannot write", "disk"),
     "a locked folder": Way(2, "rank 0: another run is writing to", "lock"),
     "a killed worker of rank 1": Way(2, "rank 1: a loader process", "KILL worker"),
@@ -72,7 +73,7 @@ def fail(name, data, folder):
     folder.mkdir()
     if way.trigger == "image":
         data = with_bad_image(data, folder / "data")
-    out, fault = folder / "run", way.trigger if way.trigger in ("memory", "disk") else "none"
+    out, fault = folder / "run", way.trigger if way.trigger in ("memory", "disk", "hang") else "none"
     with locked_folder(out, "", "--out") if way.trigger == "lock" else nullcontext():
         begin = time.monotonic()
         process = start(data, out, fault)

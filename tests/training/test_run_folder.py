@@ -91,7 +91,8 @@ def test_an_empty_or_missing_folder_has_nothing_to_resume(tmp_path):
 
 def test_rewinding_forgets_newer_checkpoints_and_leftovers(tmp_path, start):
     folder = folder_with(tmp_path, start, [5, 10, 15])
-    (tmp_path / ".step-00000020.pth.abc.tmp").touch()
+    for name in (".step-00000020.pth.abc.tmp", ".last.pth.tmp", ".metrics.jsonl.x.tmp", "step-00000001.pth.sha256"):
+        (tmp_path / name).touch()
     folder.rewind(10)
     kept = ["step-00000005.pth", "step-00000010.pth"]
     assert names(tmp_path) == sorted([*kept, *(f"{name}.sha256" for name in kept), "last.pth"])
