@@ -38,8 +38,9 @@ def register_converters() -> None:
         meta_outputs: object = None,
     ) -> tuple[GeTensor, ...]:
         assert training
-        # BatchNormV3 may write into the statistics it is given. state.py hands out pieces of a split, which
-        # are copies; torchair's own converter copies them once more.
+        # BatchNormV3 writes into the statistics it is given. The engine may make the pieces of state.py's split views
+        # of the state itself, which a skipped step must leave as it was; it removes an Identity, but no TensorMove.
+        running_mean, running_var = ge.TensorMove(running_mean), ge.TensorMove(running_var)
         y, new_mean, new_var, saved_mean, saved_deviation = ge.BatchNormV3(
             input, weight, bias, running_mean, running_var, epsilon=eps, momentum=momentum, is_training=True
         )

@@ -50,8 +50,9 @@ def traceable_step(
     world_size: int = 1,
     num_boxes: int = NUM_BOXES,
     memory_format: torch.memory_format = torch.contiguous_format,
+    device: str = "cpu",
 ) -> Iterator[tuple[TrainStep, tuple[TrainState, Batch, Tensor, Tensor]]]:
-    """The step of recipe mlperf-256 as rank 0 of `world_size`, and fake tensors of the CPU to call it with.
+    """The step of recipe mlperf-256 as rank 0 of `world_size`, and fake tensors on a device to call it with.
 
     `batch_size` counts images a device, `num_boxes` is G.
     """
@@ -60,7 +61,7 @@ def traceable_step(
         step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, world_size=world_size, memory_format=memory_format)
         batch = Batch(*map(torch.from_numpy, Batch.empty(batch_size, num_boxes)))
         arguments = (empty_state(step.layout), batch, device_default_boxes("cpu"), torch.empty(()))
-        yield step, fake(mode, arguments)
+        yield step, fake(mode, arguments, device)
 
 
 def empty_state(layout: StateLayout) -> TrainState:
@@ -78,9 +79,14 @@ def empty_state(layout: StateLayout) -> TrainState:
     )
 
 
-def fake(mode: FakeTensorMode, arguments: Any) -> Any:
-    """The arguments with tensors that have no memory."""
-    return pytree.tree_map_only(Tensor, mode.from_tensor, arguments)
+def fake(mode: FakeTensorMode, arguments: Any, device: str = "cpu") -> Any:
+    """The arguments with tensors that have no memory, on a device that need not be there."""
+
+    def on_device(tensor: Tensor) -> Tensor:
+        with mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    return pytree.tree_map_only(Tensor, on_device, arguments)
 
 
 @contextmanager

@@ -15,7 +15,11 @@ from ssd_graph.compilers.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fak
 from ssd_graph.config import IMAGE_SIZE, Amp, model_config
 from ssd_graph.graph.step import Predict
 from ssd_graph.npu.capture import Soc, capture
+from ssd_graph.npu.stand_in import load_stand_in
 from ssd_graph.npu.statistics import Lowering
+
+DEVICE = "npu:0"
+"""Where a training run's tensors lie, which decides some of what torchair makes."""
 
 
 def lower_step(
@@ -30,7 +34,8 @@ def lower_step(
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
-    with traceable_step(preset, batch_size, amp, world_size, num_boxes) as (step, arguments):
+    load_stand_in()
+    with traceable_step(preset, batch_size, amp, world_size, num_boxes, device=DEVICE) as (step, arguments):
         return lower(step, arguments, socs, arguments[0].parameters)
 
 
@@ -40,11 +45,12 @@ def lower_predict(socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp) -
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
+    load_stand_in()
     predict = Predict(model_config(preset, NUM_CLASSES), amp=amp)
     state = empty_state(predict.layout)
     images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
     with FakeTensorMode() as mode:
-        args = fake(mode, (state.parameters, state.bn_statistics, images))
+        args = fake(mode, (state.parameters, state.bn_statistics, images), DEVICE)
         return lower(predict, args, socs, state.parameters)
 
 

@@ -154,10 +154,10 @@ def _sort(node: Node, x: Tensor) -> Result:
 
 
 def _split(node: Node, x: Tensor, sizes: Tensor, dim: Tensor) -> Result:
-    # Copies, as on the device: BatchNormV3 writes into its pieces of the running statistics.
+    # Contiguous pieces are views, as the engine may make them: whoever overwrites one has to copy it first.
     pieces = x.split(integers(sizes), *integers(dim))
     assert len(pieces) == node.integer("num_split"), str(node)
-    return tuple(piece.clone(memory_format=torch.contiguous_format) for piece in pieces)
+    return tuple(piece.contiguous() for piece in pieces)
 
 
 def _strided_slice(
@@ -249,6 +249,7 @@ OPERATORS: Mapping[str, Operator] = {
     "StridedSliceV2": _strided_slice,
     "Sub": _binary(torch.sub),
     "Sxpy": _sxpy,
+    "TensorMove": _unary(torch.clone),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

@@ -49,7 +49,8 @@ def replay_outputs(graph: Any, inputs: Sequence[Tensor], soc: Soc, all_reduce: A
 
     Args:
         graph: torchair's protobuf GraphDef, or its wrapper.
-        inputs: by the attribute `index` of the graph's Data nodes; not written to.
+        inputs: by the attribute `index` of the graph's Data nodes. A graph that overwrites a piece of one without
+            copying it first overwrites the input, as it would on a device.
 
     Raises:
         UnknownOperator: the graph holds a kind of node, or a use of one, that has no definition here.
@@ -60,7 +61,7 @@ def replay_outputs(graph: Any, inputs: Sequence[Tensor], soc: Soc, all_reduce: A
         sources = [source for source in operation.input if not source.endswith(":-1")]  # else control edges
         arguments = [values[source] if source else None for source in sources]
         if operation.type == "NetOutput":
-            return [_output(argument, source) for argument, source in zip(arguments, sources, strict=True)]
+            return [_output(argument, source).clone() for argument, source in zip(arguments, sources, strict=True)]
         node = Node(operation, soc, all_reduce)
         results = _execute(node, arguments, inputs)
         for i, result in enumerate(results if isinstance(results, tuple) else (results,)):
@@ -72,7 +73,7 @@ def replay_outputs(graph: Any, inputs: Sequence[Tensor], soc: Soc, all_reduce: A
 def _execute(node: Node, arguments: Sequence[Tensor | None], graph_inputs: Sequence[Tensor]) -> Result:
     kind = node.definition.type
     if kind == "Data":
-        return graph_inputs[node.integer("index")].clone()
+        return graph_inputs[node.integer("index")]
     if kind not in KNOWN:
         raise UnknownOperator(f"replay does not know {node}")
     return KNOWN[kind](node, *arguments)

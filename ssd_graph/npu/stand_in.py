@@ -3,10 +3,10 @@
 torch_npu's shared objects call functions of Huawei's CANN, which ordinary machines do not have, so a plain
 `import torch_npu` fails there. torchair turns an FX graph into a GE graph in Python, before it calls any of
 them. So this module gives the dynamic linker what it asks for: a library in which every missing function
-exists, does nothing and returns 0, compiled on the spot from the symbol tables of the installed wheel.
+exists and returns 0, compiled on the spot from the symbol tables of the installed wheel.
 
-It is not an emulator: nothing runs on an NPU, no device is ever visible, and a call that would have to
-answer something answers 0. Loading it also changes torch in this process for good (torchair replaces some
+It is not an emulator: nothing runs on an NPU. One device is visible, so that fake tensors can lie on it; every other
+call that would have to answer something answers 0. Loading it also changes torch in this process for good (torchair replaces some
 meta functions and decompositions), so commands that lower do nothing else.
 """
 
@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,22 @@ from ssd_graph.files import user_cache
 CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Set by CANN's own set_env.sh."""
 
+_ONE_NPU = """
+#include <stdint.h>
+#include <string.h>
+int aclrtGetDeviceCount(uint32_t *count) { *count = 1; return 0; }
+int aclrtGetDevice(int32_t *device) { *device = 0; return 0; }
+const char *aclrtGetSocName(void) { return "Ascend910B1"; }
+size_t aclGetCompileoptSize(int option) { return 1; }
+int aclGetCompileopt(int option, char *value, size_t size) { memset(value, 0, size); return 0; }
+int aclrtCreateStreamWithConfig(void **stream, uint32_t priority, uint32_t flag) { *stream = stream; return 0; }
+int aclrtGetSysParamOpt(int option, int64_t *value) { *value = 0; return 0; }
+"""
+"""What is asked of CANN before a tensor can be said to lie on an NPU; the SoC is overridden in a capture."""
+
+_LOOKED_UP = ("aclSetCompileopt", "aclrtDestroyStreamForce", "aclrtSetDeviceSatMode", "aclrtSetOpExecuteTimeOut")
+"""Functions that torch_npu asks for by name, in libraries of its choice, and cannot start without."""
+
 _FUNCTIONS_LIBRARY = "libascendcl.so"
 """The library that gets all functions; the others are there only to be found."""
 
@@ -52,8 +69,7 @@ def load_stand_in() -> None:
         raise InputError("pyelftools is not installed; run `pip install 'ssd_graph[npu]'`")
     libraries = sorted(_package_folder().rglob("*.so"))
     sonames = missing_libraries(libraries)
-    source = c_source(missing_symbols(libraries, sonames))
-    for library in _build(source, [*sonames, _FUNCTIONS_LIBRARY]):
+    for library in _build(c_source(missing_symbols(libraries, sonames)), [*sonames, _FUNCTIONS_LIBRARY]):
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     with _quiet(), same_signal_handlers():
         try:
@@ -88,8 +104,9 @@ def missing_symbols(libraries: Iterable[Path], missing: Iterable[str]) -> list[s
 
 
 def c_source(symbols: Iterable[str]) -> str:
-    """C code in which every one of `symbols` is a function that returns 0."""
-    return "".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in symbols)
+    """C code in which every one of `symbols` is a function that returns 0, but for those that answer for one NPU."""
+    others = sorted({*symbols, *_LOOKED_UP} - set(re.findall(r"\w+(?=\()", _ONE_NPU)))
+    return _ONE_NPU + "".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in others)
 
 
 def _refuse_real_cann() -> None:
@@ -162,7 +179,7 @@ def _build(source: str, sonames: Iterable[str]) -> list[Path]:
             ) from error
         try:
             for soname in sonames:
-                _compile(source if soname == _FUNCTIONS_LIBRARY else "", temporary / soname)
+                _compile(source if soname == _FUNCTIONS_LIBRARY else c_source(()), temporary / soname)
             temporary.chmod(0o755)
             _rename_unless_there(temporary, folder)
         finally:

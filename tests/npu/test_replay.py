@@ -6,16 +6,20 @@ from functools import cache
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils import _pytree as pytree
 
+from ssd_graph.compilers.tracing import fake
 from ssd_graph.config import RECIPES, model_config
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Metrics, Predict, TrainStep, device_default_boxes
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, GeGraph, capture
-from ssd_graph.npu.lower import lower_predict, lower_step
+from ssd_graph.npu.lower import DEVICE, lower_predict, lower_step
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
+from ssd_graph.npu.stand_in import load_stand_in
 from tests.graph.test_step import make_batch
-from tests.step_errors import clone, error, positions, start, worst_errors
+from tests.step_errors import clone, error, start, worst_errors
 
 SOCS = tuple(SOC_NAMES)
 NUM_CLASSES = 7
@@ -48,14 +52,21 @@ def case(preset, amp):
     step = TrainStep(config, RECIPES["mlperf-256"], amp=amp)
     before = start(step, config, amp)
     rest = (make_batch(0), device_default_boxes("cpu"), torch.tensor(0.01))
-    after, given, kept = clone(before), clone(before), []
+    after, kept = clone(before), []
+    load_stand_in()  # before autograd, which counts devices once
     metrics = step(after, *rest)
+    with FakeTensorMode() as mode:
+        arguments = fake(mode, (before, *rest), DEVICE)  # the graph is made where a run's tensors lie
+        leaves = zip(*map(pytree.tree_leaves, (arguments, (before, *rest))), strict=True)
+        real = {id(there): here for there, here in leaves if here is not None}
 
-    def keep(graph, inputs):
-        kept.extend((graph, [i.clone() for i in inputs], positions(given, inputs)))
-        return [torch.zeros(())] * len(metrics)  # nobody looks at them
+        def keep(graph, inputs):
+            fields = {id(tensor): name for name, tensor in arguments[0]._asdict().items()}
+            places = {fields[id(tensor)]: i for i, tensor in enumerate(inputs) if id(tensor) in fields}
+            kept.extend((graph, [real[id(tensor)] for tensor in inputs], places))
+            return [torch.zeros((), device=DEVICE)] * len(metrics)  # nobody looks at them
 
-    _, breaks = capture(step, (given, *rest), SOCS, runner=keep)
+        _, breaks = capture(step, arguments, SOCS, runner=keep)
     assert breaks == []
     return Case(step, *kept, before, after, metrics)
 
@@ -100,6 +111,43 @@ def test_the_graph_computes_the_step(preset, amp, soc):
     assert case(preset, amp).metrics.num_positive > 10
     assert case(preset, amp).metrics.loss.isfinite()
     assert agrees(case(preset, amp), amp, soc)
+
+
+def without_copies(graph):
+    """No TensorMove, as the converter was before."""
+    source = {f"{o.name}:0": o.input[0] for o in graph.op if o.type == "TensorMove"}
+    for operation in graph.op:
+        operation.input[:] = [source.get(name, name) for name in operation.input]
+
+
+@pytest.mark.parametrize("soc", SOCS)
+def test_a_skipped_step_leaves_the_state_untouched_where_pieces_are_views(soc):
+    """The gradient overflows, so that no part of the state may change, and the statistics are pieces of it."""
+    nano = case("ssd300-nano", "fp16")
+    inputs = [i.clone() for i in nano.inputs]
+    inputs[nano.positions["loss_scale"]].fill_(1e38)
+    begin = [i.clone() for i in inputs]
+    counters = {nano.positions[name] for name in ("num_skipped", "skip_streak", "loss_scale")}
+
+    def changed(graph):
+        for tensor, value in zip(inputs, begin, strict=True):
+            tensor.copy_(value)
+        replay(soc)(graph, inputs)
+        assert inputs[nano.positions["num_skipped"]] == begin[nano.positions["num_skipped"]] + 1
+        names = {position: name for name, position in nano.positions.items()}
+        return {names.get(i) for i in range(len(inputs)) if i not in counters and not torch.equal(inputs[i], begin[i])}
+
+    assert changed(nano.graph) == set()
+    assert changed(planted(nano, soc, without_copies)) == {"bn_statistics"}
+
+
+@pytest.mark.parametrize("soc", SOCS)
+def test_the_statistics_of_every_normalisation_come_from_copies(soc):
+    graph = case("ssd300-nano", "fp16").graph.ge[soc].concrete.graph
+    kinds = {f"{o.name}:0": o.type for o in graph.op}
+    norms = [o for o in graph.op if o.type == "BatchNormV3"]
+    assert len(norms) == 9
+    assert {kinds.get(source) for o in norms for source in o.input[3:5]} == {"TensorMove"}
 
 
 def test_the_step_is_large_enough_to_tell():
