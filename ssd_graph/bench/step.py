@@ -23,7 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_graph.bench.baseline import eager_step
 from ssd_graph.cli import positive
-from ssd_graph.compilers.backend import BACKENDS, compile_graph, keep_addresses, require_devices
+from ssd_graph.compilers.backend import (
+    BACKENDS,
+    compile_graph,
+    default_amp,
+    exact_float32,
+    keep_addresses,
+    require_devices,
+)
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
 from ssd_graph.data.loader import Batch
 from ssd_graph.data.shapes import draw_image
@@ -74,7 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     kind = require_devices(args.devices, 1)
     device = device_of(kind.type, World())
-    amps: list[Amp] = args.amp or [kind.amp]
+    amps: list[Amp] = args.amp or [default_amp(kind)]
+    exact_float32(device)  # and so the product that the speed in float32 is a share of
+    torch.backends.cudnn.benchmark = True  # for the compiled step and the baseline alike
     batch_sizes: list[int] = args.batch_size
     by_device = [name for name, memory_format in MEMORY_FORMATS.items() if memory_format == kind.memory_format]
     memory_formats: list[str] = args.memory_format or by_device

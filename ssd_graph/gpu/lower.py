@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
+from torch._prims_common import get_computation_dtype
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
@@ -84,6 +85,7 @@ def lower(
     try:
         with (
             mended_inductor() if mended else nullcontext(),
+            _statistics_of_a_gpu(),
             config.patch(force_disable_caches=True),
             warnings.catch_warnings(),
             patch.object(log, "disabled", True),
@@ -94,6 +96,21 @@ def lower(
         torch.compiler.reset()
     (lowering,) = lowerings
     return lowering
+
+
+@contextmanager
+def _statistics_of_a_gpu() -> Iterator[None]:
+    """Have batch normalisation save its statistics in float32, as on a GPU; for a CPU they get the input's type."""
+    from torch._decomp import decompositions
+
+    helper = decompositions.native_batch_norm_helper
+
+    def of_a_gpu(input: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
+        output, *statistics = helper(input.to(get_computation_dtype(input.dtype)), *args)
+        return output.to(input.dtype), *statistics
+
+    with patch.object(decompositions, "native_batch_norm_helper", of_a_gpu):
+        yield
 
 
 def _write_kernels(module: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int, **kwargs: Any) -> Lowering:

@@ -5,9 +5,9 @@ torch_npu's shared objects call functions of Huawei's CANN, which ordinary machi
 them. So this module gives the dynamic linker what it asks for: a library in which every missing function
 exists and returns 0, compiled on the spot from the symbol tables of the installed wheel.
 
-It is not an emulator: nothing runs on an NPU. One device is visible, so that fake tensors can lie on it; every other
-call that would have to answer something answers 0. Loading it also changes torch in this process for good (torchair replaces some
-meta functions and decompositions), so commands that lower do nothing else.
+It is not an emulator: nothing runs on an NPU. One device is visible, so that fake tensors can lie on it; every
+other call that would have to answer something answers 0. Loading it also changes torch in this process for good
+(torchair replaces some meta functions and decompositions), so commands that lower do nothing else.
 """
 
 from __future__ import annotations

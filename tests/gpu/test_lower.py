@@ -1,6 +1,7 @@
 """Inductor compiles the step for a GPU that is not there, and what is counted is what it wrote."""
 
 import json
+import re
 import sys
 from functools import partial
 from unittest.mock import patch
@@ -176,3 +177,13 @@ def test_the_command_writes_the_code_and_assembles_it(fakes, tmp_path, capsys):
     assert "machine code    1 different kernels" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["machine_code"]["kernels"] == 1
     assert "triton.jit" in (tmp_path / "code.py").read_text()
+
+
+def test_saved_statistics_of_a_half_precision_map_are_float32_as_on_a_gpu(fakes):
+    def saved(x, mean, variance):
+        norm = torch.ops.aten._native_batch_norm_legit_functional
+        return norm(x, None, None, mean, variance, True, 0.1, 1e-5)[1:3]
+
+    lowering = lower(saved, (fakes(2, 4, 8, 8, dtype=torch.bfloat16), fakes(4), fakes(4)), 1)
+    allocated = re.findall(r"empty_strided_cuda\(.*?(torch\.\w+)\)", lowering.code)
+    assert set(allocated) == {"torch.float32"}

@@ -313,3 +313,34 @@ def test_outputs_do_not_share_memory_with_inputs():
     (*_, last) = replay_outputs(concrete.graph, [x], "a2")
     last.add_(5)
     assert x.eq(0).all()
+
+
+@pytest.mark.parametrize("soc", SOCS)
+def test_the_state_is_overwritten_after_its_last_reader(soc):
+    """The engine is told to put new state where the old one lies; whoever reads the old one has to come before."""
+    concrete = case("ssd300-nano", "fp16").graph.ge[soc].concrete
+    assert not concrete._graph_output_ref_input_has_cpu_memory()  # else the engine is told nothing
+    nodes = {node.name: node for node in concrete.graph.op}
+    inputs = {name: [s.rpartition(":")[0] for s in node.input if s] for name, node in nodes.items()}
+    data = {node.attr["index"].i: name for name, node in nodes.items() if node.type == "Data"}
+    (output,) = (node for node in concrete.graph.op if node.type == "NetOutput")
+    assert len(concrete._graph_output_ref_input) >= 5  # parameters, momentum, statistics, two counters
+    for place, index in concrete._graph_output_ref_input.items():
+        writer = output.input[place].rpartition(":")[0]
+        before, todo = {writer}, [writer]
+        while todo:
+            new = set(inputs[todo.pop()]) - before
+            before |= new
+            todo += new
+        readers = {name for name, sources in inputs.items() if data[index] in sources and name != output.name}
+        assert readers <= before, (data[index], readers - before)
+
+
+def test_saved_statistics_are_float32_where_the_device_is():
+    graph = case("ssd300-nano", "fp16").graph.module.graph
+    norms = [n for n in graph.nodes if "_native_batch_norm_legit_functional" in str(n.target)]
+    assert len(norms) == 9
+    for norm in norms:
+        y, *statistics = norm.meta["val"]
+        assert y.dtype == torch.float16
+        assert {s.dtype for s in statistics} == {torch.float32}
