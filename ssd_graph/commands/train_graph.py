@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--keep", type=positive, metavar="N", help="newest checkpoints to keep (default: 3)")
     loop.add_argument("--max-skipped", type=positive, metavar="N", help="non-finite steps in a row (default: 50)")
     loop.add_argument("--max-restarts", type=int, metavar="N", help="after a process died (default: 3)")
+    loop.add_argument("--deterministic", action="store_true", help="have GPUs repeat their bits, at some speed")
     loop.add_argument("--tensorboard", action="store_true", help="write event files too")
     loop.add_argument("--mlperf-log", type=Path, metavar="FILE", help="write :::MLLOG lines")
     return result

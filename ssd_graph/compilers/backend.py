@@ -100,6 +100,12 @@ def default_amp(kind: DeviceKind) -> Amp:
     return kind.amp
 
 
+def deterministic_kernels() -> None:
+    """Have GPUs choose kernels that give the same bits each time, whatever their speed; CPUs do without being asked."""
+    torch.backends.cudnn.deterministic = True
+    torch._inductor.config.deterministic = True
+
+
 def exact_float32(device: torch.device) -> None:
     """Have this process compute float32 in float32; convolutions are in TF32 on GPUs and in HF32 on NPUs else."""
     if device.type == "cuda":

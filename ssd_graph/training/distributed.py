@@ -82,8 +82,8 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
     dist.init_process_group(kind.collectives, timeout=_PATIENCE)
     with failing_together(world.rank):
         yield world, device
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    if kind.type != "cpu":
+        torch.accelerator.synchronize()
     torch.compiler.reset()
     dist.destroy_process_group()
 

@@ -40,6 +40,8 @@ class TrainOptions:
     """Where decoded training images are kept: a folder, or `ram`."""
     amp: Amp | None = None
     backend: str | None = None
+    deterministic: bool = False
+    """Whether GPUs have to repeat their bits, see backend.deterministic_kernels."""
     out: Path = Path("runs/last")
     overwrite: bool = False
     """Whether a folder with checkpoints of another run may be used."""

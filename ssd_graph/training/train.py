@@ -12,7 +12,13 @@ from dataclasses import replace
 import torch
 
 from ssd_graph.cli import InputError, launched, speaks
-from ssd_graph.compilers.backend import advice_on_memory, compile_graph, keep_addresses, require_devices
+from ssd_graph.compilers.backend import (
+    advice_on_memory,
+    compile_graph,
+    deterministic_kernels,
+    keep_addresses,
+    require_devices,
+)
 from ssd_graph.data.cache import PackedImages, open_cache, remove_leftovers
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.image_files import require_images
@@ -48,6 +54,8 @@ def train(options: TrainOptions) -> None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         options = replace(options, resume="auto")
     resumed, notes = checkpoint_to_resume(options)
+    if options.deterministic:
+        deterministic_kernels()
     # Before the processes start, so that a cache in memory outlives those that are started again.
     remove_leftovers()
     skip_bad = options.on_bad_image == "skip"

@@ -1,10 +1,22 @@
 """Devices that are not there are refused by name, and a compiled function refuses a second graph."""
 
+import sysconfig
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ssd_graph.cli import InputError
-from ssd_graph.compilers.backend import BACKENDS, DEVICES, compile_graph, require_devices
+from ssd_graph.compilers.backend import (
+    BACKENDS,
+    DEVICES,
+    advice_on_memory,
+    compile_graph,
+    default_amp,
+    deterministic_kernels,
+    exact_float32,
+    require_devices,
+)
 
 
 def test_cpu_processes_need_nothing():
@@ -51,3 +63,63 @@ def test_a_python_number_that_changes_is_refused_at_the_second_call():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(InputError, match="choose one of"):
         compile_graph(lambda x: x, "tpu")
+
+
+@pytest.mark.parametrize(("capability", "amp"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_old_gpus_get_the_half_precision_that_they_have(monkeypatch, capability, amp):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert default_amp(DEVICES["gpu"]) == amp
+    assert (default_amp(DEVICES["npu"]), default_amp(DEVICES["cpu"])) == ("fp16", "off")
+
+
+def test_float32_can_be_asked_for_where_devices_round_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    conv = SimpleNamespace(allow_hf32=True)
+    monkeypatch.setattr(torch, "npu", SimpleNamespace(conv=conv), raising=False)
+    exact_float32(torch.device("cpu"))
+    assert (torch.backends.cudnn.allow_tf32, conv.allow_hf32) == (True, True)
+    exact_float32(SimpleNamespace(type="npu"))
+    exact_float32(torch.device("cuda"))
+    assert (torch.backends.cudnn.allow_tf32, conv.allow_hf32) == (False, False)
+
+
+def test_deterministic_kernels_are_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch._inductor.config, "deterministic", False)
+    deterministic_kernels()
+    assert torch.backends.cudnn.deterministic
+    assert torch._inductor.config.deterministic
+
+
+def test_inductor_without_a_c_compiler_is_refused_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(InputError, match=r"no C compiler, which inductor needs: install gcc"):
+        compile_graph(torch.relu, "inductor")
+    assert compile_graph(torch.relu, "aot_eager")(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_triton_without_pythons_headers_is_refused_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(InputError, match=r"no Python\.h, which Triton needs: install python3-dev"):
+        compile_graph(torch.relu, "inductor")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+        RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total capacity"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_names_the_flag(error):
+    with pytest.raises(InputError, match="give less than --batch-size 128, and --accumulate"), advice_on_memory(128):
+        raise error
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shape"), advice_on_memory(8):
+        raise RuntimeError("a shape is wrong")
