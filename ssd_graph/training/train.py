@@ -133,6 +133,8 @@ class Trainer:
         start = time.perf_counter()
         learning_rate = torch.zeros((), device=self.device)
         with closing(feed(self.loader.batches(self.step), self.device)) as batches, stop_requests() as self._requested:
+            if self.plan.backend != "eager":
+                records.log.say("compiling; it is normal that the first step takes minutes")
             if self.plan.validation_steps:
                 self.validator.compile(self.state)
             self.reached = records.validations.make_up_for(self.state, self.step)
