@@ -15,11 +15,13 @@ from pathlib import Path
 from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.commands.devices import add_device_flags, device_options
 from ssd_graph.data.coco import DEFAULT_ROOT
+from ssd_graph.training.launch import die_with_launcher
 
 
 @command
 def main() -> None:
     """Read the flags and evaluate."""
+    die_with_launcher()
     parser = command_parser(__doc__, given_only=True)
     parser.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
     parser.add_argument("--data", "-d", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")

@@ -19,6 +19,7 @@ from ssd_graph.cli import InputError, command, command_parser, positive
 from ssd_graph.commands.devices import add_device_flags, device_options
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
+from ssd_graph.training.launch import die_with_launcher
 from ssd_graph.training.options import TrainOptions, default_workers
 
 
@@ -127,6 +128,7 @@ def _recipe_of(given: Mapping[str, Any], recipe: Recipe) -> Recipe:
 @command
 def main() -> None:
     """Read the flags and train."""
+    die_with_launcher()
     given = vars(parser().parse_args())
     if "eval_only" in given:
         if "checkpoint" not in given:

@@ -102,8 +102,10 @@ def default_amp(kind: DeviceKind) -> Amp:
 
 def deterministic_kernels() -> None:
     """Have GPUs choose kernels that give the same bits each time, whatever their speed; CPUs do without being asked."""
+    from torch._inductor import config
+
     torch.backends.cudnn.deterministic = True
-    torch._inductor.config.deterministic = True
+    config.deterministic = True
 
 
 def exact_float32(device: torch.device) -> None:

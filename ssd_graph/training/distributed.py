@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +66,6 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
     """
     world = World()
     if launched():
-        _die_with_parent()
         world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     device = device_of(kind.type, world, first)
     if exact:
@@ -86,13 +82,6 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
         torch.accelerator.synchronize()
     torch.compiler.reset()
     dist.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    """A rank must not train on when its launcher was killed: a resumed run would meet it in the same folder."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def broadcast_state(tensors: Iterable[Tensor | None], world: World) -> None:

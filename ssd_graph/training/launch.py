@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from uuid import uuid4
 
+from ssd_graph.cli import launched
 from ssd_graph.cores import usable_cores
+
+_LAUNCHER = "SSD_GRAPH_LAUNCHER"
+"""The launcher's process number, for its children."""
+
+
+def die_with_launcher() -> None:
+    """Let this rank be killed when its launcher is: a resumed run would meet it in the same folder.
+
+    To be called before anything that takes time. A launcher that was killed before is noticed too: its ranks would
+    wait for one another, or for it, as long as ranks may.
+    """
+    if launched() and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.environ.get(_LAUNCHER, str(os.getppid())) != str(os.getppid()):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def launch(num_processes: int, max_restarts: int) -> None:
@@ -25,6 +44,7 @@ def launch(num_processes: int, max_restarts: int) -> None:
 
     # It reports each ended process, in its own words.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[_LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     command = ["-u", *sys.argv]
     for restart in range(max_restarts + 1):

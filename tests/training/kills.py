@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from ssd_graph.data.shapes import write_shapes
+from tests.training.rank_failures import processes_of
 from tests.training.test_resume import assert_same_run, finish, start
 
 WAYS = {"no workers": ("--workers", 0), "two workers": ("--workers", 2), "two ranks": ("--cpus", 2)}
@@ -66,6 +67,7 @@ def run_and_kill(data, out, flags, rng, seconds):
     if process.returncode != 0 and "nothing left to train" not in told.splitlines()[-1]:  # it was killed at its end
         sys.exit(told)
     Path(f"{out}.txt").unlink()
+    assert not processes_of(out), "a killed run left processes behind"
     return kills
 
 

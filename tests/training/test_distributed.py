@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ssd_graph.training.metrics import read_records
 from ssd_graph.training.validate import Validator
 from tests import REPOSITORY
 from tests.graph.test_step import CONFIG, DEFAULTS, make_batch, new_state
+from tests.training.rank_failures import processes_of
 from tests.training.two_ranks import NUM_STEPS, RECIPE
 
 
@@ -73,6 +75,30 @@ def test_one_command_trains_and_validates_in_two_processes(tiny_coco, tmp_path):
     assert done.stdout.count("Final Train Accuracy") == 1
     assert load_checkpoint(tmp_path / "last.pth").step == 3
     assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "validation")] == [3]
+
+
+@pytest.mark.parametrize("seconds", [1.5, 3.0, 4.5])
+def test_ranks_end_with_a_launcher_that_is_killed_however_early(tiny_coco, tmp_path, seconds):
+    command = [
+        "tools/train_graph.py",
+        "--data",
+        tiny_coco,
+        "--cpus",
+        "2",
+        "--out",
+        tmp_path / "run",
+        "--recipe",
+        "shapes",
+    ]
+    process = subprocess.Popen([sys.executable, *map(str, command), "--preset", "ssd300-nano"], cwd=REPOSITORY)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not processes_of(tmp_path / "run"):
+            return
+        time.sleep(0.1)
+    pytest.fail("ranks are left")
 
 
 def test_two_processes_find_together_what_one_finds(ranks, tiny_coco):
