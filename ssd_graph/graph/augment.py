@@ -26,7 +26,9 @@ def augment(batch: Batch, config: AugmentConfig, dtype: torch.dtype) -> tuple[Te
     levels = batch.images.permute(0, 3, 1, 2).contiguous()
     boxes = batch.boxes
     if config.flip_probability:
-        levels = torch.where(batch.flip.view(-1, 1, 1, 1), levels.flip(3), levels)
+        # In half precision, which holds 0 to 255: Atlas A2 has no kernel that mirrors bytes.
+        mirrored = levels.to(torch.float16).flip(3).to(torch.uint8)
+        levels = torch.where(batch.flip.view(-1, 1, 1, 1), mirrored, levels)
         boxes = torch.where(batch.flip.view(-1, 1, 1), flip_boxes(boxes), boxes)
     if config.jitters_colour:
         levels = jitter_colour(levels, batch.blends, batch.hue if config.hue else None)
@@ -48,7 +50,8 @@ def _channels(values: Sequence[float], like: Tensor) -> Tensor:
 def flip_boxes(boxes_xyxy: Tensor) -> Tensor:
     """Boxes [..., 4] relative to an image, mirrored left to right with it."""
     x1, y1, x2, y2 = boxes_xyxy.split((1, 1, 1, 1), -1)
-    return torch.cat((1.0 - x2, y1, 1.0 - x1, y2), -1)
+    # torchair lowers 1 - x to an operator that CANN calls experimental.
+    return torch.cat((-x2 + 1.0, y1, -x1 + 1.0, y2), -1)
 
 
 def jitter_colour(levels: Tensor, blends: Tensor, hue: Tensor | None) -> Tensor:
@@ -84,11 +87,12 @@ def _whole(numbers: Tensor) -> Tensor:
 def _shift_hue(levels: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue by `turns` [N, 1, 1, 1], in Pillow's HSV."""
     hue, saturation, value = _to_hsv(levels)
-    shifted = hue.float() + (turns * 255.0).int().float()
+    shifted = (hue.int() + (turns * 255.0).int()).remainder(256).float()  # Atlas A2 takes remainders of integers only
     # Each channel is `value` less a trapezoid of the hue whose top lies two sixths from the other channels'.
-    position = (shifted.remainder(256.0) * (6.0 / 255.0) + _channels((5.0, 3.0, 1.0), shifted)).remainder(6.0)
-    fraction = torch.minimum(position, 4.0 - position).clamp(0.0, 1.0)
-    return (value.float() * (1.0 - saturation.float() / 255.0 * fraction) + 0.5).to(torch.uint8)
+    position = shifted * (6.0 / 255.0) + _channels((5.0, 3.0, 1.0), shifted)
+    position = torch.where(position < 6.0, position, position - 6.0)
+    fraction = torch.minimum(position, -position + 4.0).clamp(0.0, 1.0)
+    return (value.float() * (saturation.float() / -255.0 * fraction + 1.0) + 0.5).to(torch.uint8)
 
 
 def _to_hsv(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,5 +106,6 @@ def _to_hsv(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
     )
-    hue, saturation = sixths.remainder(6.0) * 42.5, chroma * 255.0 / value.clamp(min=1.0)
+    sixths = torch.where(sixths < 0.0, sixths + 6.0, sixths)
+    hue, saturation = sixths * 42.5, chroma * 255.0 / value.clamp(min=1.0)
     return hue.to(torch.uint8), saturation.to(torch.uint8), value.to(torch.uint8)

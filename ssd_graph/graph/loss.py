@@ -38,7 +38,7 @@ def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets
     num_positive = positive.sum(1)  # [N]
     # A masked sum, exact since all terms but one are zero: the backward pass of indexing or gathering is a scatter
     # into zeros, which inductor does not fuse with what follows.
-    classes = torch.arange(class_logits.shape[1], device=class_logits.device)[:, None]
+    classes = torch.arange(0, class_logits.shape[1], 1, device=class_logits.device)[:, None]
     wanted = classes == targets.labels[:, None]  # [N, C, A]
     cross_entropy = -torch.where(wanted, class_logits.log_softmax(1), 0.0).sum(1)  # [N, A]
     weight = positive + mine_negatives(cross_entropy.detach(), positive, num_positive)
@@ -61,7 +61,7 @@ def mine_negatives(cross_entropy: Tensor, positive: Tensor, num_positive: Tensor
     As in REF positives rank as loss 0, so with 3P above the number of negatives (P > 2183) some positives
     are counted a second time.
     """
-    hardness = cross_entropy * (1.0 - positive)
+    hardness = torch.where(positive > 0.0, 0.0, cross_entropy)
     wanted = (NEGATIVES_PER_POSITIVE * num_positive).clamp(max=hardness.shape[1])[:, None]
     ranked = hardness.sort(1, descending=True).values
     threshold = ranked.gather(1, (wanted - 1.0).clamp_min(0.0).long())

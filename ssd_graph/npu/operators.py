@@ -48,11 +48,6 @@ def _arg_max_with_value(node: Node, x: Tensor) -> Result:
     return (indices, values) if keep else (indices.squeeze(dim), values.squeeze(dim))
 
 
-def _axpy(node: Node, x1: Tensor, x2: Tensor) -> Tensor:
-    _agree(node, x1, x2)
-    return x1 + node.real("alpha") * x2
-
-
 def _axpy_v2(node: Node, x1: Tensor, x2: Tensor, alpha: Tensor) -> Tensor:
     _agree(node, x1, x2)
     return x1.add(x2, alpha=alpha.item())
@@ -175,12 +170,6 @@ def _strided_slice(
     return x[tuple(index)].contiguous()
 
 
-def _sxpy(node: Node, x1: Tensor, x2: Tensor, alpha: Tensor | None) -> Tensor:
-    """CANN does not describe it; torchair subtracts with it."""
-    _agree(node, x1, x2)
-    return x1 - x2 if alpha is None else x1 - alpha * x2
-
-
 def _transpose(node: Node, x: Tensor, permutation: Tensor) -> Tensor:
     return x.permute(integers(permutation)).contiguous()
 
@@ -205,7 +194,6 @@ OPERATORS: Mapping[str, Operator] = {
     "Add": _binary(torch.add),
     "Addcmul": _addcmul,
     "ArgMaxWithValue": _arg_max_with_value,
-    "Axpy": _axpy,
     "AxpyV2": _axpy_v2,
     "BroadcastTo": _broadcast_to,
     "Cast": _cast,
@@ -248,7 +236,6 @@ OPERATORS: Mapping[str, Operator] = {
     "SplitV": _split,
     "StridedSliceV2": _strided_slice,
     "Sub": _binary(torch.sub),
-    "Sxpy": _sxpy,
     "TensorMove": _unary(torch.clone),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

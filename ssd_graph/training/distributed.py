@@ -76,12 +76,18 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
     # Ranks compile minutes apart, while the first to be ready waits for a connection.
     os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(int(_PATIENCE.total_seconds())))
     dist.init_process_group(kind.collectives, timeout=_PATIENCE)
+    stop = None
     with failing_together(world.rank):
-        yield world, device
+        try:
+            yield world, device
+        except SystemExit as error:  # as a signal asked, on all ranks together
+            stop = error
     if kind.type != "cpu":
         torch.accelerator.synchronize()
     torch.compiler.reset()
     dist.destroy_process_group()
+    if stop:
+        raise stop
 
 
 def broadcast_state(tensors: Iterable[Tensor | None], world: World) -> None:

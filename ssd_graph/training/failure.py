@@ -35,6 +35,8 @@ def failing_together(rank: int) -> Iterator[None]:
     threading.Thread(target=_watch, args=(store, done), daemon=True, name="watch for failures").start()
     try:
         yield
+    except KeyboardInterrupt:  # before the loop takes it as a request: all ranks get it, and the launcher says so
+        _end(130)
     except Exception as error:
         _fail(store, rank, error)
     finally:

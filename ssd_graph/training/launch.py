@@ -42,8 +42,10 @@ def launch(num_processes: int, max_restarts: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It reports each ended process, in its own words.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # It reports signals and each ended process in its own words, by loggers that set their levels themselves.
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ[_LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     command = ["-u", *sys.argv]

@@ -25,7 +25,7 @@ NUM_STATISTICS = 9856
 """Running means and variances of ssd300-r34."""
 
 
-MAX_COMPUTE_OPS = {"a2": 1007, "950": 975}
+MAX_COMPUTE_OPS = {"a2": 1017, "950": 985}
 """Of the r34 step in fp16 with eight ranks; when it falls, lower the bound with it."""
 
 
