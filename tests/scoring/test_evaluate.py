@@ -235,6 +235,12 @@ def test_the_table_is_pycocotools_summary(shared, scorer, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_detection_of_an_unknown_category_counts_for_nothing(truth, scorer, capfd):
+    scores = CocoScorer(truth, scorer).score(rows_of(*PERFECT, (5, 77, (10, 10, 50, 50), 0.99)))
+    assert scores == CocoScorer(truth, scorer).score(rows_of(*PERFECT))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_only_the_chosen_images_count(truth):
     wrong = (8, 3, (150, 0, 9, 9), 0.99)
     scorer = CocoScorer(truth)
