@@ -133,10 +133,10 @@ class Trainer:
         start = time.perf_counter()
         learning_rate = torch.zeros((), device=self.device)
         with closing(feed(self.loader.batches(self.step), self.device)) as batches, stop_requests() as self._requested:
-            if self.plan.backend != "eager":
+            if self.plan.kind.type != "cpu":  # whose graphs are captured in seconds, and not compiled further
                 records.log.say("compiling; it is normal that the first step takes minutes")
-            if self.plan.validation_steps:
-                self.validator.compile(self.state)
+                if self.plan.validation_steps:
+                    self.validator.compile(self.state)
             self.reached = records.validations.make_up_for(self.state, self.step)
             self.meter.restart_clock()
             while self.step < self.plan.last_step and not self.reached and not self.signal:

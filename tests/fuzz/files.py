@@ -68,7 +68,7 @@ def _damage_tensors(rng, content):
 
 _CHANGES = (
     None,
-    lambda t: t.double(),
+    lambda t: (t.real if t.is_complex() else t).double(),
     lambda t: t.half(),
     lambda t: t.to(torch.int64),
     lambda t: t.to(torch.complex64),
