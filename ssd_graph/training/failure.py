@@ -52,16 +52,16 @@ def _watch(store: Store, done: threading.Event) -> None:
 
 def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
     code = 2 if isinstance(error, InputError) else 1
-    noted = code
-    with suppress(Exception):
-        # Only the first to come finds the key without a value. What a rank meets because of it says nothing.
-        if store.add(f"{_KEY}/count", 1) > 1:
+    with suppress(Exception):  # the store is gone with its launcher
+        if store.add(f"{_KEY}/count", 1) > 1:  # what a rank meets because another one failed says nothing
             _end(int(store.get(_KEY)))
-        store.set(_KEY, str(noted))
     if isinstance(error, InputError):
         sys.stderr.write(f"{Path(sys.argv[0]).name}: rank {rank}: {' '.join(str(error).split())}\n")
     else:
         sys.stderr.write(f"rank {rank}:\n{''.join(traceback.format_exception(error))}")
+    sys.stderr.flush()
+    with suppress(Exception):
+        store.set(_KEY, str(code))  # after the message: the launcher ends this rank when another one has ended
     _end(code)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from uuid import uuid4
 
 from ssd_graph.cli import launched
@@ -29,10 +30,10 @@ def die_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def launch(num_processes: int, max_restarts: int) -> None:
+def launch(num_processes: int, max_restarts: int, again: Sequence[str] = ()) -> None:
     """Run this very command again in `num_processes` processes of this machine, by torch's elastic launcher.
 
-    When a process dies, all are started again, up to `max_restarts` times, with `--resume auto` added to the
+    When a process dies, all are started again, up to `max_restarts` times, with the flags `again` added to the
     command. When one ends by an error of its own they are not: it would come again.
 
     Raises:
@@ -72,4 +73,4 @@ def launch(num_processes: int, max_restarts: int) -> None:
             f"process {rank} was killed by signal {-failure.exitcode}; restart {restart + 1} of {max_restarts}",
             flush=True,
         )
-        command = ["-u", *sys.argv, "--resume", "auto"]
+        command = ["-u", *sys.argv, *again]

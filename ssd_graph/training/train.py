@@ -65,7 +65,8 @@ def train(options: TrainOptions) -> None:
     if speaks() and not options.performance:
         require_images(validation)
     if options.num_devices > 1 and not launched():
-        launch(options.num_devices, options.max_restarts)
+        # The folder too: a run that --resume names by its file goes on beside that.
+        launch(options.num_devices, options.max_restarts, ["--resume", "auto", "--out", str(options.out)])
         return
     with (
         joined_world(kind, options.first_device, exact=options.amp == "off") as (world, device),

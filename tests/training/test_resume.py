@@ -124,6 +124,31 @@ def test_a_killed_rank_is_restarted_and_the_run_has_the_same_bits(straight_pair,
     assert_same_run(straight_pair, out)
 
 
+def test_a_run_that_is_resumed_by_its_file_is_restarted_in_its_folder(tiny_coco, tmp_path):
+    """Without --out the restart would begin anew in the default folder."""
+    out = tmp_path / "run"
+    finish(start(tiny_coco, out, "--cpus", 2, "--max-steps", 10), out)
+    command = [
+        sys.executable,
+        REPOSITORY / "tools" / "train_graph.py",
+        "--resume",
+        out / "last.pth",
+        "--max-steps",
+        NUM_STEPS,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with (tmp_path / "run.txt").open("a") as console:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=tmp_path, env=environment, stdout=console, stderr=console
+        )
+        wait_for_step(process, out, 15)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+    finish(process, out)
+    assert "restart 1 of 3" in (tmp_path / "run.txt").read_text()
+    assert load_checkpoint(out / "last.pth").step == NUM_STEPS
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["run", "run.txt"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("flags", [("--workers", 2), ("--cpus", 2)], ids=["two workers", "two ranks"])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_with_the_same_bits(

@@ -154,27 +154,18 @@ def test_a_damaged_last_checkpoint_falls_back_and_the_run_goes_on(trained, tiny_
         assert torch.equal(load_checkpoint(tmp_path / "run" / "last.pth").tensors[name], tensor), name
 
 
-def test_scores_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path):
+@pytest.mark.parametrize(("max_steps", "validated"), [(8, [3, 6, 8]), (6, [3, 6])], ids=["goes on", "had ended"])
+def test_scores_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path, max_steps, validated):
     shutil.copytree(trained, tmp_path / "run", symlinks=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if not line.startswith('{"event": "validation", "step": 6')))
-    train_tiny(tiny_coco, tmp_path / "run", max_steps=8, resume="auto")
+    train_tiny(tiny_coco, tmp_path / "run", max_steps=max_steps, resume="auto")
     kept, again = (read_records(folder / "metrics.jsonl", "validation") for folder in (trained, tmp_path / "run"))
-    assert [r["step"] for r in again] == [3, 6, 8]
-    assert again[1] == kept[1]
-
-
-def test_scores_of_the_last_step_lost_to_a_kill_are_made_up_for(trained, tiny_coco, tmp_path):
-    shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(line for line in lines if not line.startswith('{"event": "validation", "step": 6')))
-    train_tiny(tiny_coco, tmp_path / "run", max_steps=6, resume="auto")
-    kept, again = (read_records(folder / "metrics.jsonl", "validation") for folder in (trained, tmp_path / "run"))
-    assert again == kept
+    assert [r["step"] for r in again] == validated
+    assert again[:2] == kept
     with pytest.raises(InputError, match="nothing left to train"):
-        train_tiny(tiny_coco, tmp_path / "run", max_steps=6, resume="auto")
+        train_tiny(tiny_coco, tmp_path / "run", max_steps=max_steps, resume="auto")
 
 
 def test_reaching_the_threshold_ends_the_run_and_the_best_model_stays(tiny_coco, tmp_path, capsys):
