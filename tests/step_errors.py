@@ -38,7 +38,9 @@ def worst_errors(layout, metrics, state, expected_metrics, expected_state):
 
     def tensors(field, of):
         flat = getattr(of, field)
-        return layout.split_buffers(flat) if field == "bn_statistics" else layout.split_parameters(flat, flat.dtype)
+        return (
+            layout.split_buffers(flat) if field == "bn_statistics" else layout.split_parameters(flat, flat.dtype).named
+        )
 
     errors = {"metrics": max(map(error, metrics, expected_metrics))}
     for field in ("parameters", "momentum", "bn_statistics"):

@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_package_alone(dist):
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = REPOSITORY / "ssd_graph"
-    sources = [file for file in package.rglob("*") if file.suffix in (".py", ".css")]
+    sources = [file for file in package.rglob("*") if file.suffix in (".py", ".css", ".json")]
     assert names == {file.relative_to(REPOSITORY).as_posix() for file in sources}
 
 

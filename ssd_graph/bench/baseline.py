@@ -27,7 +27,7 @@ def eager_step(
 
     Images are normalised and targets encoded beforehand.
     """
-    model = _PlainHeads(model_config(preset, num_classes))
+    model = SSD300(model_config(preset, num_classes))
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, BatchNorm2d):
@@ -59,11 +59,3 @@ def plain_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets) -
     weight = positive + mine_negatives(cross_entropy.detach(), positive.float(), num_positive.float())
     box = (F.smooth_l1_loss(box_regression, targets.boxes, reduction="none").sum(1) * positive).sum(1)
     return ((box + (cross_entropy * weight).sum(1)) / num_positive.clamp_min(1)).mean()
-
-
-class _PlainHeads(SSD300):
-    """Both heads of a level by themselves: one convolution for both, filled up, is for a compiler."""
-
-    def _heads(self, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, classes = self.box_head[level](features), self.class_head[level](features)
-        return boxes.reshape(len(features), 4, -1), classes.reshape(len(features), self.config.num_classes, -1)

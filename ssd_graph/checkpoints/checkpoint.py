@@ -20,7 +20,7 @@ from ssd_graph.files import atomic_write
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the file's layout."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -57,7 +57,7 @@ class Checkpoint:
         if self.ema is None:
             return self.tensors
         layout = StateLayout.of_config(self.model)
-        return self.tensors | layout.split_parameters(self.ema, self.ema.dtype)
+        return self.tensors | layout.split_parameters(self.ema, self.ema.dtype).named
 
     def state(self, layout: StateLayout, device: torch.device) -> TrainState:
         """The training state, on `device`."""

@@ -1,11 +1,11 @@
 """SSD300: trunk, five extra blocks and two heads on each of six feature maps (REF ssd300.SSD300)."""
 
-# N images, A = 8732 default boxes, C classes, S cells a side of a feature map
+# N images, A = 8732 default boxes, A' those of one level, C classes, S cells a side of a feature map
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,18 @@ from ssd_graph.config import SSD300_BOXES, ModelConfig
 from ssd_graph.graph.resnet import Trunk
 
 _EXTRA_STRIDES = (2, 2, 2, 1, 1)
+
+
+class JointHead(NamedTuple):
+    """Both heads of one level as one convolution, which reads the features once: the box head's channels come first."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def padded(self, multiple: int) -> JointHead:
+        """With zeros behind its channels up to a multiple: tensor cores want 8."""
+        num = -len(self.bias) % multiple
+        return JointHead(F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, num)), F.pad(self.bias, (0, num))) if num else self
 
 
 class SSD300(nn.Module):
@@ -39,33 +51,34 @@ class SSD300(nn.Module):
                 # Biases keep PyTorch's default: REF initialises only parameters of more than one dimension.
                 nn.init.xavier_uniform_(module.weight)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, heads: Sequence[JointHead] | None = None) -> tuple[Tensor, Tensor]:
         """Box regression [N, 4, A] and class logits [N, C, A] of normalised images [N, 3, 300, 300].
 
         A head's channel is `coordinate * num_per_cell + box` (or class instead of coordinate), so that
         flattening gives REF's anchor order.
+
+        Args:
+            heads: each level's, in place of the module's own; they may be padded.
         """
         features = [self.trunk(images)]
         for block in self.extra:
             features.append(block(features[-1]))
-        boxes, classes = zip(*(self._heads(level, f) for level, f in enumerate(features)), strict=True)
-        return torch.cat(boxes, 2), torch.cat(classes, 2)
+        if heads is None:
+            boxes = [_flat(head(f), 4) for head, f in zip(self.box_head, features, strict=True)]
+            classes = [
+                _flat(head(f), self.config.num_classes) for head, f in zip(self.class_head, features, strict=True)
+            ]
+            return torch.cat(boxes, 2), torch.cat(classes, 2)
+        sizes = (4, self.config.num_classes)
+        levels = zip(features, heads, SSD300_BOXES.num_per_cell, strict=True)
+        joint = [_flat(F.conv2d(f, *head, padding=1)[:, : sum(sizes) * n], sum(sizes)) for f, head, n in levels]
+        boxes, classes = torch.cat(joint, 2).split(sizes, 1)
+        return boxes, classes
 
-    def _heads(self, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Box regression [N, 4, A'] and class logits [N, C, A'] of one level's features [N, D, S, S]."""
-        box_head, class_head = cast(nn.Conv2d, self.box_head[level]), cast(nn.Conv2d, self.class_head[level])
-        if not self.training:
-            boxes, classes = box_head(features), class_head(features)
-        else:  # one convolution reads the features once, and tensor cores want channels in multiples of 8
-            sizes = [box_head.out_channels, class_head.out_channels]
-            sizes.append(-sum(sizes) % 8)
-            weight = torch.cat(
-                [box_head.weight, class_head.weight, features.new_zeros(sizes[2], features.shape[1], 3, 3)]
-            )
-            bias = torch.cat([cast(Tensor, box_head.bias), cast(Tensor, class_head.bias), features.new_zeros(sizes[2])])
-            boxes, classes, _ = F.conv2d(features, weight, bias, padding=1).split(sizes, 1)
-        num_images = features.shape[0]
-        return boxes.reshape(num_images, 4, -1), classes.reshape(num_images, self.config.num_classes, -1)
+
+def _flat(maps: Tensor, num: int) -> Tensor:
+    """A level's head outputs [N, num * num_per_cell, S, S] by default box, [N, num, A']."""
+    return maps.reshape(maps.shape[0], num, -1)
 
 
 def refit_heads(tensors: Mapping[str, Tensor], target: SSD300) -> dict[str, Tensor]:

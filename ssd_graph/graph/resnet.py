@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 
 class BatchNorm2d(nn.Module):
-    """Batch normalisation that hands on new running statistics instead of writing into the old ones.
+    """Batch normalisation that hands on its batch's statistics instead of blending them into the running ones.
 
-    In training the buffers are replaced, never mutated. Under `functional_call` the replacements come back
-    in the caller's dictionary, so the graph holds one functional operation a layer and no copies.
+    In training the buffers are replaced, never mutated. Under `functional_call` the replacements come back in the
+    caller's dictionary, so that running statistics are one flat blend, `MOMENTUM` of the way, for all layers.
     """
 
     EPS = 1e-5
@@ -36,7 +36,7 @@ class BatchNorm2d(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.EPS)
         y, _, _, self.running_mean, self.running_var = torch.ops.aten._native_batch_norm_legit_functional(
-            x, self.weight, self.bias, self.running_mean, self.running_var, True, self.MOMENTUM, self.EPS
+            x, self.weight, self.bias, self.running_mean, self.running_var, True, 1.0, self.EPS
         )
         return y
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ssd_graph.config import ModelConfig
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import SSD300, JointHead
 from ssd_graph.graph.resnet import BatchNorm2d
 
 
@@ -46,16 +47,30 @@ class TrainState(NamedTuple):
         return self.parameters if self.ema is None else self.ema
 
 
+class Parameters(NamedTuple):
+    """Views of a flat vector of parameters."""
+
+    named: dict[str, Tensor]
+    """With the names of the model's own `state_dict`."""
+    heads: list[JointHead]
+    """The heads among them, by level."""
+
+
+Entry = tuple[str, torch.Size]
+"""Name and shape."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateLayout:
     """Names and shapes in the flat tensors.
 
-    Parameters lie in three runs: convolution weights (weight decay may stop behind them), convolution
-    biases (low precision stops behind them), batch-normalisation weights and biases.
+    Parameters lie in three runs: convolution weights (weight decay may stop behind them), convolution biases (low
+    precision stops behind them), batch-normalisation weights and biases. In the first two the heads come last, level
+    by level, so that a level's two heads are one piece as well.
     """
 
-    parameters: tuple[tuple[str, torch.Size], ...]
-    buffers: tuple[tuple[str, torch.Size], ...]
+    parameters: tuple[Entry, ...]
+    buffers: tuple[Entry, ...]
     num_weights: int
     """Elements of convolution weights."""
     num_convolution: int
@@ -69,8 +84,8 @@ class StateLayout:
         def run(name: str, parameter: Tensor) -> int:
             return 2 if name.rpartition(".")[0] in norms else 0 if parameter.ndim > 1 else 1
 
-        runs: list[list[tuple[str, torch.Size]]] = [[], [], []]
-        for name, parameter in model.named_parameters():
+        runs: list[list[Entry]] = [[], [], []]
+        for name, parameter in sorted(model.named_parameters(), key=lambda item: _level(item[0])):
             runs[run(name, parameter)].append((name, parameter.shape))
         num_elements = [sum(shape.numel() for _, shape in entries) for entries in runs]
         return StateLayout(
@@ -86,16 +101,21 @@ class StateLayout:
         with torch.device("meta"):
             return StateLayout.of(SSD300(config))
 
-    def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> dict[str, Tensor]:
-        """Named views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
+    def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> Parameters:
+        """Views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
         convolution, norm = flat.split((self.num_convolution, flat.numel() - self.num_convolution))
-        sizes = [shape.numel() for _, shape in self.parameters]
-        num_conv_tensors = _count_to(sizes, self.num_convolution)
-        pieces = (
-            *convolution.to(compute_dtype).split(sizes[:num_conv_tensors]),
-            *norm.split(sizes[num_conv_tensors:]),
-        )
-        return {name: piece.view(shape) for (name, shape), piece in zip(self.parameters, pieces, strict=True)}
+        blocks = [list(block) for _, block in groupby(self.parameters, key=lambda entry: _block(entry[0]))]
+        sizes = [sum(shape.numel() for _, shape in block) for block in blocks]
+        num_blocks = list(accumulate(sizes)).index(self.num_convolution) + 1
+        pieces = (*convolution.to(compute_dtype).split(sizes[:num_blocks]), *norm.split(sizes[num_blocks:]))
+        named, joint = {}, []
+        for block, piece in zip(blocks, pieces, strict=True):
+            parts = piece.split([shape.numel() for _, shape in block]) if len(block) > 1 else (piece,)
+            named |= {name: part.view(shape) for (name, shape), part in zip(block, parts, strict=True)}
+            if len(block) > 1:
+                joint.append(piece.view(-1, *block[0][1][1:]))
+        half = len(joint) // 2  # the weights of all levels, then the biases
+        return Parameters(named, list(map(JointHead, joint[:half], joint[half:])))
 
     def split_buffers(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views of flat statistics [2S]."""
@@ -126,14 +146,17 @@ class StateLayout:
 
     def state_dict(self, state: TrainState) -> dict[str, Tensor]:
         """Named views of the parameters and statistics, with the names of the model's own `state_dict`."""
-        tensors = self.split_parameters(state.parameters, state.parameters.dtype)
-        return {**tensors, **self.split_buffers(state.bn_statistics)}
+        named = self.split_parameters(state.parameters, state.parameters.dtype).named
+        return {**named, **self.split_buffers(state.bn_statistics)}
 
 
-def _count_to(sizes: list[int], total: int) -> int:
-    """How many leading sizes add up to `total`."""
-    count = 0
-    while total > 0:
-        total -= sizes[count]
-        count += 1
-    return count
+def _level(name: str) -> int:
+    """Of a head; -1 of all else."""
+    head, level, *_ = name.split(".")
+    return int(level) if head.endswith("_head") else -1
+
+
+def _block(name: str) -> tuple[str, ...]:
+    """The same for the names of both heads of a level."""
+    head, *rest = name.split(".")
+    return ("head" if head.endswith("_head") else head, *rest)

@@ -19,6 +19,7 @@ from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.graph.loss import multibox_loss
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.resnet import BatchNorm2d
 from ssd_graph.graph.state import StateLayout, TrainState
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +59,7 @@ class TrainStep:
         self.layout = StateLayout.of(self.model)
         self.recipe, self.amp_dtype, self.world_size = recipe, AMP_DTYPES.get(amp), world_size
         self.memory_format = memory_format
+        self.channel_multiple = 8 if memory_format == torch.channels_last else 1
         self.group: Any = torch.distributed.GroupMember.WORLD if world_size > 1 else None
 
     def __call__(self, state: TrainState, batch: Batch, defaults: Tensor, learning_rate: Tensor) -> Metrics:
@@ -101,12 +103,16 @@ class TrainStep:
         images, boxes = augment(batch, self.recipe.augment, dtype)
         targets = match(boxes, batch.labels, defaults, dtype)
         compute_dtype = self.amp_dtype or dtype
-        tensors = self.layout.split_parameters(parameters, compute_dtype)
-        tensors |= self.layout.split_buffers(bn_statistics)
+        named, heads = self.layout.split_parameters(parameters, compute_dtype)
+        # Room for the batch's statistics: an Ascend 950 writes them where it was given the running ones.
+        tensors = named | self.layout.split_buffers(0.0 * bn_statistics)
+        heads = [head.padded(self.channel_multiple) for head in heads]
         images = images.to(compute_dtype, memory_format=self.memory_format)
-        regression, logits = functional_call(self.model, tensors, images)
+        regression, logits = functional_call(self.model, tensors, (images, heads))
         losses = multibox_loss(regression.to(dtype), logits.to(dtype), targets)
-        return losses.total * loss_scale, (Metrics(*losses), self.layout.join_buffers(tensors))
+        of_batch = self.layout.join_buffers(tensors)
+        bn_statistics = bn_statistics + BatchNorm2d.MOMENTUM * (of_batch - bn_statistics)
+        return losses.total * loss_scale, (Metrics(*losses), bn_statistics)
 
     def _average_over_ranks(self, gradient: Tensor, bn_statistics: Tensor) -> tuple[Tensor, Tensor]:
         """One collective for both, so that every rank holds the same state at all times."""
@@ -160,10 +166,10 @@ class Predict:
         """Box regression [N, 4, A] and class logits [N, C, A] of uint8 RGB images [N, 300, 300, 3]."""
         dtype = parameters.dtype
         compute_dtype = self.amp_dtype or dtype
-        tensors = self.layout.split_parameters(parameters, compute_dtype)
-        tensors |= self.layout.split_buffers(bn_statistics)
+        named, heads = self.layout.split_parameters(parameters, compute_dtype)
+        tensors = named | self.layout.split_buffers(bn_statistics)
         planes = images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
-        boxes, classes = functional_call(self.model, tensors, normalise(planes).to(compute_dtype))
+        boxes, classes = functional_call(self.model, tensors, (normalise(planes).to(compute_dtype), heads))
         return boxes.to(dtype), classes.to(dtype)
 
 

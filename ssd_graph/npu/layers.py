@@ -101,6 +101,27 @@ def _batch_norm(
     return y, *statistics, mean, variance if node.soc == "a2" else (variance + epsilon).rsqrt()
 
 
+def _bn_reduce(node: Node, x: Tensor) -> Result:
+    """Sums of x and of its squares [C]."""
+    wide = widened(x)
+    return wide.sum(_BATCH), wide.square().sum(_BATCH)
+
+
+def _bn_update(node: Node, x: Tensor, total: Tensor, square_total: Tensor, scale: Tensor, offset: Tensor) -> Result:
+    """Outputs y, the mean, the unbiased variance, the mean again and the biased variance.
+
+    The sums say what the statistics are, but are only compared with x's own: y is to round as the step on the CPU.
+    """
+    num = x.numel() // x.shape[1]
+    variance, mean = torch.var_mean(widened(x), _BATCH, correction=0)
+    for given, own in ((total, mean), (square_total, variance + mean.square())):
+        if not torch.allclose(given / num, own, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise UnknownOperator(f"{node} has the sums of another tensor")
+    batch_mean, batch_variance = torch.zeros_like(mean), torch.ones_like(variance)
+    y = F.batch_norm(x, batch_mean, batch_variance, scale, offset, True, 1.0, node.real("epsilon"))
+    return y, batch_mean, batch_variance, mean, variance
+
+
 def _bn_infer(node: Node, x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return F.batch_norm(x, mean, variance, scale, offset, eps=node.real("epsilon"))
 
@@ -186,8 +207,10 @@ def _window(node: Node) -> list[list[int]]:
 
 LAYERS: Mapping[str, Operator] = {
     "BNInfer": _bn_infer,
+    "BNTrainingReduce": _bn_reduce,
     "BNTrainingReduceGrad": _bn_reduce_grad,
     "BNTrainingUpdateGrad": _bn_update_grad,
+    "BNTrainingUpdateV3": _bn_update,
     "BatchNormGradV3": _batch_norm_grad,
     "BatchNormV3": _batch_norm,
     "Conv2D": _conv2d,

@@ -15,6 +15,7 @@ from ssd_graph.compilers.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fak
 from ssd_graph.config import IMAGE_SIZE, Amp, model_config
 from ssd_graph.graph.step import Predict
 from ssd_graph.npu.capture import Soc, capture
+from ssd_graph.npu.engine.facts import Facts, shipped_facts
 from ssd_graph.npu.stand_in import load_stand_in
 from ssd_graph.npu.statistics import Lowering
 
@@ -23,23 +24,32 @@ DEVICE = "npu:0"
 
 
 def lower_step(
-    socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp, world_size: int, num_boxes: int = NUM_BOXES
+    socs: Sequence[Soc],
+    preset: str,
+    batch_size: int,
+    amp: Amp,
+    world_size: int,
+    num_boxes: int = NUM_BOXES,
+    facts: Facts | None = None,
 ) -> dict[Soc, Lowering]:
     """Lower the training step of recipe mlperf-256, as rank 0 of `world_size`, for each SoC.
 
     Args:
         batch_size: images a device.
         num_boxes: G.
+        facts: what kernels there are; the published ones if None.
 
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
     with traceable_step(preset, batch_size, amp, world_size, num_boxes, device=DEVICE) as (step, arguments):
-        return lower(step, arguments, socs, arguments[0].parameters)
+        return lower(step, arguments, socs, arguments[0].parameters, facts)
 
 
-def lower_predict(socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp) -> dict[Soc, Lowering]:
+def lower_predict(
+    socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp, facts: Facts | None = None
+) -> dict[Soc, Lowering]:
     """Lower the inference graph for each SoC.
 
     Raises:
@@ -51,7 +61,7 @@ def lower_predict(socs: Sequence[Soc], preset: str, batch_size: int, amp: Amp) -
     images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
     with FakeTensorMode() as mode:
         args = fake(mode, (state.parameters, state.bn_statistics, images), DEVICE)
-        return lower(predict, args, socs, state.parameters)
+        return lower(predict, args, socs, state.parameters, facts)
 
 
 def lower(
@@ -59,6 +69,7 @@ def lower(
     args: tuple[Any, ...],
     socs: Sequence[Soc] = ("a2",),
     weights: Tensor | None = None,
+    facts: Facts | None = None,
 ) -> dict[Soc, Lowering]:
     """What `function(*args)` becomes on each SoC; `weights` is the argument that counts as parameters.
 
@@ -66,4 +77,5 @@ def lower(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     graphs, breaks = capture(function, args, socs)
-    return {soc: Lowering.of(graphs, breaks, soc, weights) for soc in socs}
+    facts = shipped_facts() if facts is None else facts
+    return {soc: Lowering.of(graphs, breaks, soc, weights, facts) for soc in socs}

@@ -236,7 +236,6 @@ OPERATORS: Mapping[str, Operator] = {
     "SplitV": _split,
     "StridedSliceV2": _strided_slice,
     "Sub": _binary(torch.sub),
-    "TensorMove": _unary(torch.clone),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +18,11 @@ from torch.utils.flop_counter import flop_registry
 
 from ssd_graph.files import atomic_write
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
+from ssd_graph.npu.engine.bound import Bound, bound
+from ssd_graph.npu.engine.check import VERDICTS, Finding, Verdict, check
+from ssd_graph.npu.engine.facts import Facts
+from ssd_graph.npu.engine.formats import Conversion, propagate
+from ssd_graph.npu.engine.graph import TypedGraph
 
 NOT_COMPUTE = frozenset({"Const", "Data", "Shape", "Reshape", "NetOutput"})
 """Kinds of GE nodes that move no data and launch no kernel."""
@@ -46,13 +51,25 @@ class Lowering:
     """Floating-point operations of convolutions, forward and backward; a multiply-add counts as two."""
     graphs: tuple[Any, ...]
     """GE's protobuf GraphDefs."""
+    findings: Counter[Finding]
+    """What the engine would refuse, cast, rewrite or run on the AI CPU."""
+    tasks: int
+    """GE nodes that become a task of the device, before the engine fuses any; see engine.graph.TypedGraph.tasks."""
+    conversions: tuple[Conversion, ...]
+    """Of memory formats, that the engine inserts."""
+    bound: Bound | None
+    """Of Atlas A2 in 16 bits only."""
 
     @staticmethod
-    def of(graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None) -> Lowering:
+    def of(
+        graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None, facts: Facts
+    ) -> Lowering:
         """Count what is in `graphs`; `weights` is the tensor that counts as parameters."""
         lowered = [graph.ge[soc] for graph in graphs]
         operations = [operation for ge in lowered for operation in ge.concrete.graph.op]
         sources = {name: source for ge in lowered for name, source in ge.sources.items()}
+        typed = [TypedGraph(ge.concrete.graph, soc, facts, ge.sources) for ge in lowered]
+        formats = [propagate(graph) for graph in typed]
         return Lowering(
             soc=soc,
             graph_breaks=tuple(breaks),
@@ -66,6 +83,10 @@ class Lowering:
             activation_bytes=max((activation_bytes(graph.module) for graph in graphs), default=0),
             flops=sum(flops(graph.module) for graph in graphs),
             graphs=tuple(ge.concrete.graph for ge in lowered),
+            findings=sum(map(check, typed), Counter[Finding]()),
+            tasks=sum(1 for graph in typed for _ in graph.tasks()),
+            conversions=tuple(conversion for each in formats for conversion in each.conversions.values()),
+            bound=bound(typed[0], formats[0]) if len(typed) == 1 else None,
         )
 
     @property
@@ -82,6 +103,15 @@ class Lowering:
     def lowers(self) -> bool:
         """Whether everything lowers, to one graph."""
         return self.num_graphs == 1 and not self.unsupported and not self.graph_breaks
+
+    def found(self, verdict: Verdict) -> Counter[Finding]:
+        """The findings of one kind."""
+        return Counter({finding: num for finding, num in self.findings.items() if finding.verdict == verdict})
+
+    @property
+    def runs(self) -> bool:
+        """Whether it lowers and the tables have a kernel for each node."""
+        return self.lowers and not self.found("refused")
 
     def dump(self, path: Path) -> None:
         """Write the GE graphs as text.
@@ -101,6 +131,13 @@ class Lowering:
             "unsupported": [op._asdict() for op in self.unsupported],
             "fx_nodes": self.num_fx_nodes,
             "compute_ops": self.compute_ops,
+            "tasks": self.tasks,
+            "kernels": {
+                verdict: [{**finding._asdict(), "count": num} for finding, num in self.found(verdict).most_common()]
+                for verdict in VERDICTS
+            },
+            "conversions": self._conversions(),
+            "bound": None if self.bound is None else asdict(self.bound),
             "ge_ops": dict(self.ge_ops.most_common()),
             "collectives": [collective._asdict() for collective in self.collectives],
             "parameters": self.num_parameters,
@@ -121,12 +158,13 @@ class Lowering:
             ("unsupported", str(len(self.unsupported))),
             *(("", f"{op.op} at {op.source}: {op.reason}") for op in self.unsupported),
             ("FX nodes", f"{self.num_fx_nodes:,}"),
-            ("GE ops", f"{self.ge_ops.total():,}, of which {self.compute_ops:,} compute"),
+            ("GE ops", f"{self.ge_ops.total():,}, of which {self.compute_ops:,} compute, as {self.tasks:,} tasks"),
             ("collectives", str(len(self.collectives))),
             *(("", f"{c.kind}, {_megabytes(c.num_bytes)}") for c in self.collectives),
             ("parameters", f"{self.num_parameters:,}, {_megabytes(self.weight_bytes)}"),
             ("activations", f"{_megabytes(self.activation_bytes)} at once (estimate)"),
             ("convolutions", f"{self.flops / 1e9:,.1f} GFLOP"),
+            *self._kernel_rows(sources),
             ("GE ops by kind", ""),
             *((f"{count:6,}", kind) for kind, count in self.ge_ops.most_common()),
         ]
@@ -134,6 +172,33 @@ class Lowering:
             rows.append(("GE ops by line", ""))
             rows += [(f"{n:6,}", f"{kind:24} {line}") for (kind, line), n in self.sources.most_common()]
         return "\n".join(f"{name:16}{text}".rstrip() for name, text in rows)
+
+    def _kernel_rows(self, every: bool) -> Iterator[tuple[str, str]]:
+        """Of the table: what keeps a step from running or slows it down, line by line; of the rest numbers only."""
+        yield "kernels", ", ".join(f"{self.found(v).total()} {v.replace('_', ' ')}" for v in VERDICTS)
+        for verdict, meaning in VERDICTS.items():
+            found = self.found(verdict)
+            if found and (every or verdict in ("refused", "ai_cpu", "experimental")):
+                yield "", f"{verdict.replace('_', ' ')}: {meaning}"
+                yield from ((f"{num:6,}", f"{f.kind}: {f.what} at {f.source}") for f, num in found.most_common())
+        if self.bound:
+            lines = self._conversions()
+            moved = sum(line["bytes"] for line in lines)
+            yield "conversions", f"{sum(line['count'] for line in lines)} of memory format, {_megabytes(moved)}"
+            shown = lines if every else []
+            yield from ((f"{line['count']:6,}", f"{_megabytes(line['bytes'])} at {line['source']}") for line in shown)
+            total, matrices = (1e3 * s for s in (self.bound.total_seconds, self.bound.seconds_of_matrices))
+            text = f"{total:.1f} ms: {_megabytes(self.bound.total_bytes)} moved, {matrices:.1f} ms of convolutions"
+            yield "bound", f"{text}; computed, not measured"
+
+    def _conversions(self) -> list[dict[str, Any]]:
+        """Number and bytes by line, most bytes first."""
+        lines: dict[str, dict[str, Any]] = {}
+        for conversion in self.conversions:
+            line = lines.setdefault(conversion.source, {"source": conversion.source, "count": 0, "bytes": 0})
+            line["count"] += 1
+            line["bytes"] += conversion.num_bytes
+        return sorted(lines.values(), key=lambda line: -line["bytes"])
 
 
 def activation_bytes(module: fx.GraphModule) -> int:

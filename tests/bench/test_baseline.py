@@ -2,30 +2,35 @@
 
 import pytest
 import torch
+from torch.func import functional_call
 
-from ssd_graph.bench.baseline import _PlainHeads, plain_loss
+from ssd_graph.bench.baseline import plain_loss
 from ssd_graph.config import model_config
 from ssd_graph.graph.loss import multibox_loss
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.state import StateLayout
 from ssd_graph.graph.step import device_default_boxes
 from tests.graph.test_step import make_batch
 
 
 def test_loss_and_gradients_are_those_of_the_step():
     torch.manual_seed(0)
-    plain = _PlainHeads(model_config("ssd300-nano", 7)).train()
     model = SSD300(model_config("ssd300-nano", 7)).train()
-    model.load_state_dict(plain.state_dict())
+    layout = StateLayout.of(model)
+    parameters = layout.new_state(model).parameters.requires_grad_()
+    named, heads = layout.split_parameters(parameters, torch.float32)
     batch = make_batch(0)
     images = batch.images.permute(0, 3, 1, 2).float() / 255
     targets = match(batch.boxes, batch.labels, device_default_boxes("cpu"), torch.float32)
-    ours, theirs = plain_loss(*plain(images), targets), multibox_loss(*model(images), targets).total
+    ours = plain_loss(*model(images), targets)
+    theirs = multibox_loss(*functional_call(model, named, (images, heads)), targets).total
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     ours.backward()
     theirs.backward()
-    for (name, a), b in zip(plain.named_parameters(), model.parameters(), strict=True):
-        difference = (a.grad - b.grad).norm() / b.grad.norm().clamp_min(1e-12)
+    gradients = layout.split_parameters(parameters.grad, torch.float32).named
+    for name, a in model.named_parameters():
+        difference = (a.grad - gradients[name]).norm() / gradients[name].norm().clamp_min(1e-12)
         assert difference < 1e-4, name
 
 

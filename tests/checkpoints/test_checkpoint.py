@@ -94,10 +94,10 @@ def test_a_foreign_file_is_named_by_what_it_holds(tmp_path):
     assert "c.pth" in message(load_checkpoint, tmp_path / "c.pth")
 
 
-@pytest.mark.parametrize("schema", [1, 99])
+@pytest.mark.parametrize("schema", [2, 99])
 def test_another_schema_is_refused_with_the_version_that_wrote_it(tmp_path, schema):
     torch.save({"format": "ssd_graph", "schema": schema, "ssd_graph_version": "7.1"}, tmp_path / "a.pth")
-    assert "(ssd_graph 7.1), this version reads 2; use the ssd_graph that wrote it" in message(
+    assert "(ssd_graph 7.1), this version reads 3; use the ssd_graph that wrote it" in message(
         load_checkpoint, tmp_path / "a.pth"
     )
 

@@ -39,7 +39,7 @@ def test_order_is_weights_then_biases_then_norms():
 
 def test_only_convolutions_are_cast_to_low_precision():
     layout = StateLayout.of(nano())
-    named = layout.split_parameters(layout.new_state(nano()).parameters, torch.bfloat16)
+    named = layout.split_parameters(layout.new_state(nano()).parameters, torch.bfloat16).named
     low = {n for n, t in named.items() if t.dtype == torch.bfloat16}
     assert "trunk.conv1.weight" in low
     assert "box_head.0.bias" in low

@@ -1,6 +1,7 @@
 """The graph that torchair makes of the step computes what the eager step computes; nothing runs on an NPU."""
 
 import copy
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +15,8 @@ from ssd_graph.config import RECIPES, model_config
 from ssd_graph.graph.state import TrainState
 from ssd_graph.graph.step import Metrics, Predict, TrainStep, device_default_boxes
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, GeGraph, capture
+from ssd_graph.npu.engine.facts import shipped_facts
+from ssd_graph.npu.engine.graph import TypedGraph
 from ssd_graph.npu.lower import DEVICE, lower_predict, lower_step
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import KNOWN, replay, replay_outputs
@@ -113,11 +116,22 @@ def test_the_graph_computes_the_step(preset, amp, soc):
     assert agrees(case(preset, amp), amp, soc)
 
 
-def without_copies(graph):
-    """No TensorMove, as the converter was before."""
-    source = {f"{o.name}:0": o.input[0] for o in graph.op if o.type == "TensorMove"}
-    for operation in graph.op:
-        operation.input[:] = [source.get(name, name) for name in operation.input]
+def statistics_split(graph):
+    """The node that cuts what normalisation is given as running statistics into pieces, and where that comes from."""
+    nodes = {o.name: o for o in graph.op}
+    splits = {nodes[s.rpartition(":")[0]].name for o in graph.op if o.type == "BatchNormV3" for s in o.input[3:5]}
+    (split,) = (nodes[name] for name in splits)
+    return split, nodes[split.input[0].rpartition(":")[0]]
+
+
+def without_room(graph):
+    """The running statistics themselves, as torchair's own graph would have them but for its copies."""
+    split, room = statistics_split(graph)
+    (split.input[0],) = (s for s in room.input if first_named(graph, s).type == "Data")
+
+
+def first_named(graph, source):
+    return next(o for o in graph.op if o.name == source.rpartition(":")[0])
 
 
 @pytest.mark.parametrize("soc", SOCS)
@@ -138,16 +152,17 @@ def test_a_skipped_step_leaves_the_state_untouched_where_pieces_are_views(soc):
         return {names.get(i) for i in range(len(inputs)) if i not in counters and not torch.equal(inputs[i], begin[i])}
 
     assert changed(nano.graph) == set()
-    assert changed(planted(nano, soc, without_copies)) == {"bn_statistics"}
+    if soc == "950":
+        assert changed(planted(nano, soc, without_room)) == {"bn_statistics"}
 
 
-@pytest.mark.parametrize("soc", SOCS)
-def test_the_statistics_of_every_normalisation_come_from_copies(soc):
-    graph = case("ssd300-nano", "fp16").graph.ge[soc].concrete.graph
-    kinds = {f"{o.name}:0": o.type for o in graph.op}
-    norms = [o for o in graph.op if o.type == "BatchNormV3"]
-    assert len(norms) == 9
-    assert {kinds.get(source) for o in norms for source in o.input[3:5]} == {"TensorMove"}
+def test_normalisation_is_given_no_piece_of_the_state_to_overwrite():
+    """BatchNormV3 writes where its running statistics lie; Atlas A2's operators have none."""
+    graphs = {soc: case("ssd300-nano", "fp16").graph.ge[soc].concrete.graph for soc in SOCS}
+    kinds = {soc: Counter(o.type for o in graph.op) for soc, graph in graphs.items()}
+    assert (kinds["950"]["BatchNormV3"], kinds["a2"]["BNTrainingUpdateV3"]) == (9, 9)
+    assert not kinds["a2"]["BatchNormV3"]
+    assert statistics_split(graphs["950"])[1].type == "Mul"
 
 
 def test_the_step_is_large_enough_to_tell():
@@ -228,10 +243,21 @@ def set_constant(kind, position, value, number=0):
 
 def swap_batch_norm_outputs(graph):
     """The saved and the running statistics in each other's place, as torchair's own converter hands them on."""
-    names = {operation.name for operation in graph.op if operation.type == "BatchNormV3"}
+    names = {operation.name for operation in graph.op if operation.type == norm(graph)}
     swap = {f"{name}:{old}": f"{name}:{new}" for name in names for old, new in ((1, 3), (2, 4), (3, 1), (4, 2))}
     for operation in graph.op:
         operation.input[:] = [swap.get(source, source) for source in operation.input]
+
+
+def norm(graph):
+    """What training-mode normalisation became."""
+    return next(o.type for o in graph.op if o.type in ("BatchNormV3", "BNTrainingUpdateV3"))
+
+
+def swap_sums(graph):
+    """Those of a normalisation, or its scale and offset where it has none."""
+    node = first(graph, norm(graph))
+    node.input[1], node.input[2] = node.input[2], node.input[1]
 
 
 def dilate(graph):
@@ -245,8 +271,8 @@ PLANTS = {
     "shifted padding": set_elements("Conv2D", "pads", [2, 0, 1, 1], 1),
     # The last one, in the first stage: the heads on the smallest maps may have no gradient at all.
     "padding of a gradient": set_elements("Conv2DBackpropInput", "pads", [0, 2, 1, 1], -1),
-    "momentum of the statistics": set_attribute("BatchNormV3", "momentum", "f", 0.9),
-    "epsilon": set_attribute("BatchNormV3", "epsilon", "f", 1e-3),
+    "swapped sums": swap_sums,
+    "epsilon": lambda graph: set_attribute(norm(graph), "epsilon", "f", 1e-3)(graph),
     "swapped statistics": swap_batch_norm_outputs,
     "axis of a sum": set_constant("ReduceSum", 1, 2),
     "upper bound": set_constant("ClipByValueV2", 2, 128.0),
@@ -262,7 +288,7 @@ def test_a_wrong_attribute_is_found(name, soc):
     graph = planted(nano, soc, PLANTS[name])
     try:
         found = not agrees(nano, "off", soc, graph)
-    except (RuntimeError, IndexError) as problem:  # a shape that fits nowhere is found too
+    except (RuntimeError, IndexError, UnknownOperator) as problem:  # a shape that fits nowhere is found too
         print(problem)
         found = True
     assert found
@@ -329,6 +355,7 @@ def test_the_state_is_overwritten_after_its_last_reader(soc):
     inputs = {name: [s.rpartition(":")[0] for s in node.input if s] for name, node in nodes.items()}
     data = {node.attr["index"].i: name for name, node in nodes.items() if node.type == "Data"}
     (output,) = (node for node in concrete.graph.op if node.type == "NetOutput")
+    live = TypedGraph(concrete.graph, soc, shipped_facts(), {}).live
     assert len(concrete._graph_output_ref_input) >= 5  # parameters, momentum, statistics, two counters
     for place, index in concrete._graph_output_ref_input.items():
         writer = output.input[place].rpartition(":")[0]
@@ -337,7 +364,7 @@ def test_the_state_is_overwritten_after_its_last_reader(soc):
             new = set(inputs[todo.pop()]) - before
             before |= new
             todo += new
-        readers = {name for name, sources in inputs.items() if data[index] in sources and name != output.name}
+        readers = {name for name, sources in inputs.items() if data[index] in sources} & live - {output.name}
         assert readers <= before, (data[index], readers - before)
 
 

@@ -1,0 +1,184 @@
+"""A GE graph with the types that the engine infers: torchair describes most intermediate results as float32."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ssd_graph.npu.capture import Soc
+from ssd_graph.npu.engine.facts import Facts, Kernel, Operator
+from ssd_graph.npu.node import DESCRIBED_DTYPES, DTYPES
+
+_PROMOTION = ("bool", "uint8", "int8", "int16", "int32", "int64", "bfloat16", "float16", "float32", "float64")
+_SAME_KIND = {"Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "FloorMod", "Axpy", "AxpyV2", "Sxpy"}
+_COMPARISONS = {"Equal", "Greater", "Less", "LogicalAnd", "LogicalNot"}
+
+
+class TypedGraph:
+    """The nodes of one GE graph for one SoC in topological order, with the type and shape of every result."""
+
+    def __init__(self, definition: Any, soc: Soc, facts: Facts, sources: Mapping[str, str]) -> None:
+        """Infer all types.
+
+        Args:
+            definition: torchair's protobuf GraphDef, or its wrapper.
+            sources: `folder/file.py:line` by the name of a node.
+        """
+        self.soc: Soc = soc
+        self.facts, self.sources = facts, sources
+        self.nodes: list[Any] = list(definition.op)
+        self.by_name: dict[str, Any] = {node.name: node for node in self.nodes}
+        self.types: dict[str, list[str | None]] = {}
+        for node in self.nodes:
+            self.types[node.name] = _infer(node, self.input_types(node), facts.get(node.type))
+        self.live = self._live()
+        self.constant = self._constant()
+
+    def input_types(self, node: Any) -> list[str | None]:
+        """None for an optional input that is not there."""
+        return [self.type_of(source) if source else None for source in data_inputs(node)]
+
+    def type_of(self, source: str) -> str | None:
+        """Of a result, `name:index`."""
+        name, _, index = source.rpartition(":")
+        types = self.types.get(name, [])
+        return types[int(index)] if int(index) < len(types) else None
+
+    def shape_of(self, source: str) -> list[int] | None:
+        """Of a result, as torchair describes it."""
+        name, _, index = source.rpartition(":")
+        node = self.by_name[name]
+        if node.type == "Const":
+            return list(node.attr["value"].t.desc.shape.dim)
+        if node.type == "Conv2DBackpropFilter":  # torchair describes what a view makes of it; input 1 is Shape(weight)
+            return self.shape_of(self.producer(node.input[1]).input[0])
+        found = re.search(r"Size\(\[([^]]*)\]", node.output_desc[int(index)].attr["_meta"].s.decode())
+        return None if found is None else [int(n) for n in found.group(1).split(",") if n.strip()]
+
+    def bytes_of(self, source: str) -> int:
+        """Of a result, without padding."""
+        return math.prod(self.shape_of(source) or [0]) * itemsize(self.type_of(source))
+
+    def producer(self, source: str) -> Any:
+        """The node that makes a result."""
+        return self.by_name.get(source.rpartition(":")[0])
+
+    def source(self, node: Any) -> str:
+        """The line of Python that asked for a node."""
+        return self.sources.get(node.name, "inputs and outputs")
+
+    def kernel(self, node: Any) -> Kernel | None:
+        """What runs a node; None if the facts do not know its kind."""
+        return self.facts[node.type].kernel(self.soc) if node.type in self.facts else None
+
+    def tasks(self) -> Iterator[Any]:
+        """Nodes that become a task of the device, before the engine fuses any.
+
+        All but those that it prunes, computes while it compiles, removes (a Cast of a type to itself) or leaves to the
+        host (inputs, outputs, changes of shape).
+        """
+        for node in self.nodes:
+            kernel = self.kernel(node)
+            on_host = kernel is not None and kernel.engine == "host"
+            if node.name in self.live - self.constant and not on_host and not self.is_no_cast(node):
+                yield node
+
+    def is_no_cast(self, node: Any) -> bool:
+        """Whether a node is a Cast of a type to itself."""
+        return node.type == "Cast" and self.input_types(node) == self.types[node.name]
+
+    def _live(self) -> set[str]:
+        """Nodes that an output depends on; the engine prunes the others (PrunePass)."""
+        found: set[str] = set()
+        todo = [node.name for node in self.nodes if node.type == "NetOutput"]
+        while todo:
+            name = todo.pop()
+            if name in self.by_name and name not in found:
+                found.add(name)
+                todo += [source.rpartition(":")[0] for source in data_inputs(self.by_name[name])]
+        return found
+
+    def _constant(self) -> set[str]:
+        """Nodes that depend on constants only, which the engine computes while it compiles (ConstantFoldingPass)."""
+        found: set[str] = set()
+        for node in self.nodes:
+            sources = [source.rpartition(":")[0] for source in data_inputs(node) if source]
+            folds = bool(sources) and node.type != "NetOutput" and self.types[node.name] != ["bfloat16"]  # FillKernel
+            # All shapes are static.
+            if node.type in ("Const", "Shape") or (folds and found.issuperset(sources)):
+                found.add(node.name)
+        return found
+
+
+def itemsize(name: str | None) -> int:
+    """Bytes of an element."""
+    return getattr(torch, name or "float32").itemsize
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As the facts call it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def data_inputs(node: Any) -> list[str]:
+    """Without control edges."""
+    return [source for source in node.input if not source.endswith(":-1")]
+
+
+def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -> list[str | None]:
+    """Types of a node's results, after GE's InferDataType where it is public and its declaration elsewhere."""
+    kind, count = node.type, len(node.output_desc)
+    if kind == "Const":
+        return [_described(node.attr["value"].t.desc)]
+    if kind == "Data":
+        return [_described(node.output_desc[0])]
+    if kind == "Cast":
+        return [_attribute_type(node, "dst_type", 0)]
+    if kind in _COMPARISONS:
+        return ["bool"]
+    if kind in _SAME_KIND:
+        return [_promoted(inputs)]
+    if kind == "SelectV2":
+        return [_promoted(inputs[1:])]
+    if kind == "Fill":
+        return [inputs[1]]
+    if kind == "Shape":
+        return [_attribute_type(node, "dtype", 3)]
+    if kind == "Range":
+        return [inputs[0] if len(set(inputs)) == 1 else "float32"]
+    if kind == "ArgMaxWithValue":
+        return [_attribute_type(node, "indice_dtype", 3), inputs[0]]
+    if kind == "Sort":
+        return [inputs[0], _attribute_type(node, "y2_dtype", 3)]
+    if kind == "MaxPoolWithArgmaxV1":
+        return [inputs[0], "uint16"]  # taken for granted: what it infers is not public
+    if kind == "MaxPoolWithArgmaxV3":
+        return [inputs[0], _attribute_type(node, "dtype", 3)]
+    if kind == "BatchNormV3":
+        return [inputs[0], inputs[3], inputs[4], "float32", "float32"]
+    if kind == "BatchNormGradV3":
+        return [inputs[0], inputs[2], inputs[2]]
+    if kind == "Conv2DBackpropInput":
+        return [inputs[1]]
+    declared = [output.types for output in operator.outputs] if operator else []
+    if len(declared) == count:  # an output of one type has it; any other has the first input's
+        return [types[0] if len(types) == 1 else inputs[0] if inputs else None for types in declared]
+    return [inputs[0] if inputs else None] * count
+
+
+def _promoted(types: Sequence[str | None]) -> str | None:
+    known = [t for t in types if t]
+    return "float32" if {"float16", "bfloat16"} <= set(known) else max(known, key=_PROMOTION.index, default=None)
+
+
+def _attribute_type(node: Any, name: str, default: int) -> str | None:
+    return type_name(DTYPES[node.attr[name].i if name in node.attr else default])
+
+
+def _described(description: Any) -> str:
+    names = description.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
+    return type_name(DESCRIBED_DTYPES[names[description.dtype].name])

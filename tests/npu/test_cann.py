@@ -1,0 +1,167 @@
+"""The kernel tables of an installed CANN, in a small folder of the same form."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ssd_graph.cli import InputError
+from ssd_graph.npu.engine.cann import installed_facts
+from ssd_graph.npu.engine.check import check
+from ssd_graph.npu.engine.facts import shipped_facts
+from ssd_graph.npu.engine.graph import TypedGraph
+from tests import REPOSITORY
+from tests.npu.test_engine import definition
+
+TABLES = "opp/built-in/op_impl/ai_core/tbe/config/ascend910b"
+HOST = "opp/built-in/op_impl/aicpu/aicpu_kernel/config/aicpu_kernel.json"
+
+
+def table(inputs, outputs, **more):
+    """An operator's entry: types of each parameter, separated by commas."""
+    result = dict(more)
+    for prefix, parameters in (("input", inputs), ("output", outputs)):
+        for number, (name, types) in enumerate(parameters.items()):
+            result[f"{prefix}{number}"] = {"name": name, "paramType": "required"} | ({"dtype": types} if types else {})
+    return result
+
+
+KERNELS = {
+    "Relu": table({"x": "float16,float,bfloat16"}, {"y": "float16,float,bfloat16"}),
+    "Add": table({"x1": "float16,float", "x2": "float16,float"}, {"y": "float16,float"}),
+    "Sub": table({"x1": "float", "x2": "float"}, {"y": "float"}),  # 16 bits are raised
+    "ReduceMean": table({"x": None, "axes": None}, {"y": None}, dynamicFormat={"flag": "true"}),
+    "StridedSliceD": table({"x": "float16"}, {"y": "float16"}),
+    "NewKind": table(
+        {"x": "float"}, {"y": "float"}, attr={"list": "width"}, attr_width={"paramType": "required", "type": "int"}
+    ),
+}
+HOST_KERNELS = {
+    "ReverseV2": {
+        "input0": {"name": "x", "type": "DT_FLOAT16,DT_UINT8"},
+        "input1": {"name": "axis", "type": "DT_INT32,DT_INT64"},
+        "opInfo": {"engine": "DNN_VM_AICPU", "opKernelLib": "AICPUKernel"},
+    }
+}
+
+
+@pytest.fixture
+def toolkit(tmp_path):
+    """Under 1 MB of a CANN: one SoC's table in two files, as newer ones have it, and one of the AI CPU."""
+    folder = tmp_path / "latest" / TABLES
+    folder.mkdir(parents=True)
+    half = len(KERNELS) // 2
+    for name, kinds in (("math", list(KERNELS)[:half]), ("nn", list(KERNELS)[half:])):
+        entries = {kind: KERNELS[kind] for kind in kinds}
+        (folder / f"aic-ascend910b-ops-info-{name}.json").write_text(json.dumps(entries))
+    host = tmp_path / "latest" / HOST
+    host.parent.mkdir(parents=True)
+    host.write_text(json.dumps(HOST_KERNELS))
+    return tmp_path
+
+
+def findings(facts):
+    return {(f.verdict, f.kind): f.what for f in check(TypedGraph(definition("a2"), "a2", facts, {}))}
+
+
+def test_what_the_toolkit_lacks_is_refused_or_runs_on_the_host(toolkit):
+    found = findings(installed_facts(toolkit, "a2"))
+    assert found["refused", "Conv2D"] == "no kernel on this SoC"
+    assert found["ai_cpu", "ReverseV2"] == "no kernel on this SoC; AI CPU"
+    assert found["casts", "Sub"].startswith("x1 float16 to float32")
+    assert not {verdict for verdict, kind in found if kind in ("Relu", "ReduceMean")}
+    published = findings(shipped_facts())
+    assert not {verdict for verdict, _ in published} & {"refused", "ai_cpu"}
+
+
+def test_the_same_tables_give_the_same_facts(tmp_path):
+    """The published kernels, written as a toolkit has them."""
+    folder = tmp_path / TABLES
+    folder.mkdir(parents=True)
+    entries = {}
+    for kind, operator in shipped_facts().items():
+        columns = operator.a2.dtypes
+        if operator.a2.kernel:
+            entries[operator.a2.kernel] = {}
+        if columns and not operator.a2.order:
+            names = [p.name for p in (*operator.inputs, *operator.outputs)]
+            lists = [",".join(str(c[i]) for c in columns) for i in range(len(names))]
+            inputs = dict(list(zip(names, lists, strict=True))[: len(operator.inputs)])
+            outputs = dict(list(zip(names, lists, strict=True))[len(operator.inputs) :])
+            entries[kind] = table(inputs, outputs)
+        elif columns:
+            entries[kind] = {}
+    (folder / "aic-ascend910b-ops-info.json").write_text(json.dumps(entries))
+    facts = installed_facts(tmp_path, "a2")
+    assert findings(facts) == findings(shipped_facts())
+
+
+def test_a_kind_that_is_not_published_is_taken_from_the_tables(toolkit):
+    facts = installed_facts(toolkit, "a2")
+    assert "NewKind" not in shipped_facts()
+    assert facts["NewKind"].a2.dtypes == (("float32", "float32"),)
+
+    def plant(graph):
+        next(node for node in graph.op if node.type == "Relu").type = "NewKind"
+
+    graph = TypedGraph(definition("a2", plant), "a2", facts, {})
+    found = {f.verdict: f.what for f in check(graph) if f.kind == "NewKind"}
+    assert found == {"refused": "attribute width is missing", "casts": "x float16 to float32, y float16 to float32"}
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(InputError, match="give the folder of a CANN toolkit"):
+        installed_facts(tmp_path, "a2")
+
+
+def test_another_soc_is_refused_with_those_that_are_there(toolkit):
+    with pytest.raises(InputError, match="has tables for ascend910b, and none for --soc 950"):
+        installed_facts(toolkit, "950")
+
+
+def test_a_folder_with_no_table_in_it_is_refused(tmp_path):
+    (tmp_path / TABLES).mkdir(parents=True)
+    with pytest.raises(InputError, match="holds no kernel tables"):
+        installed_facts(tmp_path, "a2")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[1, 2]",
+        b'{"Relu": 3}',
+        b"\xff\xfe",
+        b"",
+        b'{"Relu": {"input0": 5}}',
+        b'{"Relu": {"input0": {"dtype": 7}}}',
+    ],
+)
+def test_a_damaged_table_is_refused(toolkit, content):
+    path = toolkit / "latest" / TABLES / "aic-ascend910b-ops-info-nn.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"no table of kernels.*install this part of CANN again"):
+        installed_facts(toolkit, "a2")
+
+
+def test_the_command_says_what_this_toolkit_would_do(toolkit, tmp_path):
+    command = [
+        sys.executable,
+        "tools/lower_npu.py",
+        "--graph",
+        "predict",
+        "--preset",
+        "ssd300-nano",
+        "--batch-size",
+        "1",
+    ]
+    command += ["--cann", str(toolkit), "--json", str(tmp_path / "numbers.json")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "no kernel takes it: the graph would not compile" in done.stdout
+    refused = json.loads((tmp_path / "numbers.json").read_text())["kernels"]["refused"]
+    assert {finding["kind"] for finding in refused} >= {"Conv2D", "BNInfer"}
+    assert all(".py:" in finding["source"] for finding in refused if finding["kind"] == "Conv2D")
+    done = subprocess.run([*command, "--soc", "950"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
