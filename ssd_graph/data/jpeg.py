@@ -1,4 +1,4 @@
-"""Decode a JPEG only as far down as a crop reaches, by simplejpeg where it is installed, else by Pillow.
+"""Decode a JPEG only as far down as a crop reaches.
 
 The frame header says how many rows follow, and a decoder stops there. So a file whose header is changed to a
 smaller height decodes to the same upper rows in less time, whatever the decoder.
@@ -11,14 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
-try:
-    import simplejpeg  # pyright: ignore[reportMissingImports]
-except ImportError:
-    simplejpeg = None
-
-DECODER = "simplejpeg" if simplejpeg else "Pillow"
+DECODER = "simplejpeg"
 """What decodes ordinary JPEG files: a key of DECODERS. All give the same pixels."""
 
 _BASELINE, _SCAN = 0xC0, 0xDA
@@ -95,13 +91,12 @@ def _by_pillow(data: memoryview) -> np.ndarray:
 
 
 def _by_simplejpeg(data: memoryview) -> np.ndarray:
-    assert simplejpeg
     # Not strict: as Pillow does, it then says nothing of libjpeg's warnings, of which rows left out cause one.
     return simplejpeg.decode_jpeg(data, strict=False)
 
 
 DECODERS: dict[str, Callable[[memoryview], np.ndarray]] = {
     "Pillow": _by_pillow,
-    **({"simplejpeg": _by_simplejpeg} if simplejpeg else {}),
+    "simplejpeg": _by_simplejpeg,
 }
-"""The decoders installed: an ordinary JPEG file to uint8 RGB [height, width, 3], by name."""
+"""An ordinary JPEG file to uint8 RGB [height, width, 3], by name; Pillow's is for comparison."""

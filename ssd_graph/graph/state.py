@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -69,12 +69,14 @@ class StateLayout:
     by level, so that a level's two heads are one piece as well.
     """
 
-    parameters: tuple[Entry, ...]
+    blocks: tuple[tuple[Entry, ...], ...]
+    """Parameters in their order; both heads of a level are one block, all others are one each."""
     buffers: tuple[Entry, ...]
     num_weights: int
     """Elements of convolution weights."""
     num_convolution: int
     """Elements of convolution weights and biases."""
+    num_convolution_blocks: int
 
     @staticmethod
     def of(model: nn.Module) -> StateLayout:
@@ -87,13 +89,20 @@ class StateLayout:
         runs: list[list[Entry]] = [[], [], []]
         for name, parameter in sorted(model.named_parameters(), key=lambda item: _level(item[0])):
             runs[run(name, parameter)].append((name, parameter.shape))
+        blocks = [[tuple(block) for _, block in groupby(entries, key=_block)] for entries in runs]
         num_elements = [sum(shape.numel() for _, shape in entries) for entries in runs]
         return StateLayout(
-            parameters=(*runs[0], *runs[1], *runs[2]),
+            blocks=(*blocks[0], *blocks[1], *blocks[2]),
             buffers=tuple((name, buffer.shape) for name, buffer in model.named_buffers()),
             num_weights=num_elements[0],
             num_convolution=num_elements[0] + num_elements[1],
+            num_convolution_blocks=len(blocks[0]) + len(blocks[1]),
         )
+
+    @property
+    def parameters(self) -> tuple[Entry, ...]:
+        """All of them in their order."""
+        return tuple(entry for block in self.blocks for entry in block)
 
     @staticmethod
     def of_config(config: ModelConfig) -> StateLayout:
@@ -104,16 +113,18 @@ class StateLayout:
     def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> Parameters:
         """Views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
         convolution, norm = flat.split((self.num_convolution, flat.numel() - self.num_convolution))
-        blocks = [list(block) for _, block in groupby(self.parameters, key=lambda entry: _block(entry[0]))]
-        sizes = [sum(shape.numel() for _, shape in block) for block in blocks]
-        num_blocks = list(accumulate(sizes)).index(self.num_convolution) + 1
-        pieces = (*convolution.to(compute_dtype).split(sizes[:num_blocks]), *norm.split(sizes[num_blocks:]))
+        sizes = [sum(shape.numel() for _, shape in block) for block in self.blocks]
+        num = self.num_convolution_blocks
+        pieces = (*convolution.to(compute_dtype).split(sizes[:num]), *norm.split(sizes[num:]))
         named, joint = {}, []
-        for block, piece in zip(blocks, pieces, strict=True):
-            parts = piece.split([shape.numel() for _, shape in block]) if len(block) > 1 else (piece,)
+        for block, piece in zip(self.blocks, pieces, strict=True):
+            if len(block) == 1:
+                ((name, shape),) = block
+                named[name] = piece.view(shape)
+                continue
+            joint.append(piece.view(-1, *block[0][1][1:]))
+            parts = piece.split([shape.numel() for _, shape in block])
             named |= {name: part.view(shape) for (name, shape), part in zip(block, parts, strict=True)}
-            if len(block) > 1:
-                joint.append(piece.view(-1, *block[0][1][1:]))
         half = len(joint) // 2  # the weights of all levels, then the biases
         return Parameters(named, list(map(JointHead, joint[:half], joint[half:])))
 
@@ -156,7 +167,7 @@ def _level(name: str) -> int:
     return int(level) if head.endswith("_head") else -1
 
 
-def _block(name: str) -> tuple[str, ...]:
-    """The same for the names of both heads of a level."""
-    head, *rest = name.split(".")
+def _block(entry: Entry) -> tuple[str, ...]:
+    """The same for both heads of a level."""
+    head, *rest = entry[0].split(".")
     return ("head" if head.endswith("_head") else head, *rest)

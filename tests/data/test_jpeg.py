@@ -101,7 +101,3 @@ def test_a_thumbnail_is_not_taken_for_the_picture():
     frame = find_frame(data[:2] + segment + data[2:])
     assert (frame.width, frame.height) == (107, 141)
     assert find_frame((data[:2] + segment + data[2:])[:-2]) is None  # though the thumbnail has an end
-
-
-def test_the_benchmarked_decoder_is_in_use_where_it_is_installed():
-    assert ("simplejpeg" if "simplejpeg" in DECODERS else "Pillow") == jpeg.DECODER

@@ -37,6 +37,7 @@ def test_the_torchair_backend_on_a_cpu_is_refused_the_same_way(tiny_coco, tmp_pa
 
 def test_training_export_and_scoring_on_the_cpu_work_beside_torch_npu(tiny_coco, tmp_path):
     flags = ("--preset", "ssd300-nano", "--recipe", "shapes", "--max-steps", 1, "--out", "run", "--data", tiny_coco)
+    flags += ("--backend", "eager")
     done = command(REPOSITORY / "tools" / "train_graph.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "torch_npu is installed; only --npus loads it" in done.stdout

@@ -19,6 +19,9 @@ from ssd_graph.training.run_folder import RunFolder
 from tests import REPOSITORY
 from tests.conftest import train_tiny
 
+EAGER = ("--backend", "eager")
+"""What is asked here is the same whatever the backend, and this one has nothing to compile."""
+
 NUM_IMAGES = 11
 RECIPE = replace(
     RECIPES["shapes"], batch_size=4, epochs=9.0, warmup_epochs=3.0, decay_epochs=(4.0,), evaluation_epochs=(2.0, 4.0)
@@ -68,7 +71,7 @@ def test_another_batch_goes_on_with_the_next_images_at_the_same_epoch(
 
 
 def test_two_devices_become_one(tiny_coco, tmp_path):
-    flags = ("--data", tiny_coco, "--preset", "ssd300-nano", "--recipe", "shapes", "--print-every", 1)
+    flags = ("--data", tiny_coco, "--preset", "ssd300-nano", "--recipe", "shapes", "--print-every", 1, *EAGER)
     done = command(*flags, "--out", tmp_path / "run", "--batch-size", 2, "--cpus", 2, "--max-steps", 4)
     assert done.returncode == 0, done.stderr
     done = command("--resume", "auto", "--out", tmp_path / "run", "--cpus", 1, "--max-steps", 8)
@@ -86,6 +89,7 @@ def odd(tiny_coco, tmp_path_factory):
     flags = (
         *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 3, "--epochs", 7, "--seed", 9),
         "--upright",
+        *EAGER,
     )
     flags = (
         *flags,
