@@ -71,9 +71,14 @@ class SSD300(nn.Module):
             return torch.cat(boxes, 2), torch.cat(classes, 2)
         sizes = (4, self.config.num_classes)
         levels = zip(features, heads, SSD300_BOXES.num_per_cell, strict=True)
-        joint = [_flat(F.conv2d(f, *head, padding=1)[:, : sum(sizes) * n], sum(sizes)) for f, head, n in levels]
+        joint = [_flat(_first(F.conv2d(f, *head, padding=1), sum(sizes) * n), sum(sizes)) for f, head, n in levels]
         boxes, classes = torch.cat(joint, 2).split(sizes, 1)
         return boxes, classes
+
+
+def _first(maps: Tensor, num: int) -> Tensor:
+    """The first channels of [N, num or more, S, S]; a slice would have a scatter as its gradient, a split has none."""
+    return maps if maps.shape[1] == num else maps.split((num, maps.shape[1] - num), 1)[0]
 
 
 def _flat(maps: Tensor, num: int) -> Tensor:
