@@ -1,6 +1,9 @@
 # `make demo` trains, exports and scores a small detector; `make test` runs the tests. Each makes its own
 # environment in .venv on first use.
 
+# Python compiles what it imports; pip would compile all of torch, twice.
+export PIP_NO_COMPILE := 1
+
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python

@@ -1,8 +1,8 @@
 """Mends inductor where its kernels would move more memory than a training step needs.
 
 On a GPU all but convolutions waits for memory: a map of 128 images has tens of megabytes, and what is computed of it
-costs nothing beside reading it. `tools/lower_gpu.py` counts 247.1 MB an image, with `--plain` 322.0 (ssd300-r34, bf16,
-128 images, torch 2.13.0). What each change gives, the others staying:
+costs nothing beside reading it. `tools/lower_gpu.py` counts 249.8 MB an image, with `--plain` 318.9 (ssd300-r34, bf16,
+128 images, torch 2.13.0). What each change gave at 247.1, the others staying:
 
 change                                               MB an image  bits
 max pooling's gradient is gathered, not scattered          -24.4  one order of sums, where atomics have none
