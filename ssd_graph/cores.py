@@ -40,6 +40,13 @@ def usable_memory() -> int | None:
     return max(0, min(found)) if found else None
 
 
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bfloat16; False where nothing tells."""
+    with suppress(OSError):
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint((_PROC / "cpuinfo").read_text().split())
+    return False
+
+
 def _groups(controller: str) -> Iterator[Path]:
     """Folders of the control groups, of version 2 and 1, that this process is in, up to the outermost that it sees."""
     with suppress(OSError):

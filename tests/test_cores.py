@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ssd_graph import cores
-from ssd_graph.cores import usable_cores, usable_memory
+from ssd_graph.cores import has_bf16, usable_cores, usable_memory
 
 GB = 2**30
 
@@ -27,6 +27,23 @@ def machine(tmp_path, monkeypatch):
 
 def test_a_machine_without_groups_has_what_it_has(machine):
     assert (usable_cores(), usable_memory()) == (64, 100 * GB)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("flags\t\t: fpu avx512f avx512_vnni\n", False),
+    ],
+)
+def test_bfloat16_is_told_by_x86_and_arm(machine, line, expected):
+    machine("proc/cpuinfo", f"processor\t: 0\n{line}")
+    assert has_bf16() is expected
+
+
+def test_nothing_tells_of_bfloat16_elsewhere(machine):
+    assert not has_bf16()
 
 
 def test_affinity_counts(machine, monkeypatch):

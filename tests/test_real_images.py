@@ -28,7 +28,7 @@ def test_nano_learns_eight_real_images_by_heart(overfitted):
 def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, shared):
     checkpoint, path = load_checkpoint(overfitted / "last.pth"), overfitted / "model.onnx"
     samples = sample_images(shared / "coco_mini" / "val2017")
-    assert export_onnx(checkpoint, path, samples, EvalConfig()).difference <= 1e-5
+    assert export_onnx(checkpoint, path, samples, EvalConfig()).difference <= 2e-5
     split = load_split(shared / "coco_mini", "train")
     images = np.stack([preprocess(decode(split.path(i))) for i in range(50)])
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, share
     found = OnnxDetector(path)(images)
     assert np.array_equal(found[0], expected[0])
     assert expected[0].sum() > 100
-    assert largest_difference(expected, found, 0.05, 1e-5) <= 1e-5
+    assert largest_difference(expected, found, 0.05, 1e-5) <= 2e-5
 
     stats = evaluate_onnx(path, load_split(overfitted / "data", "val")).scores.stats
     last = read_records(overfitted / "metrics.jsonl", "validation")[-1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import positive
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     root = data_root(args.data)
     split, checkpoint = load_split(root, "val"), load_checkpoint(args.checkpoint)
     calibration = sample_images(root / "train2017", 64)
-    for name, options in FORMS.items():
+    for name, options in tqdm(FORMS.items(), "exporting", leave=False, disable=None, unit="form"):
         images = calibration if options.precision == "int8" else None
         export_onnx(checkpoint, args.models / f"{name}.onnx", calibration[:2], EvalConfig(), options, images)
     return {
@@ -69,7 +70,7 @@ def accuracy(checkpoint: Checkpoint, models: Path, split: CocoSplit) -> dict[str
     rows = _detect_with_torch(checkpoint, split)
     stats = CocoScorer(split.annotation_file).score(rows, split.image_ids).stats
     result: dict[str, Any] = {"torch": {"AP": stats["AP"], "detections": len(rows)}, "num_images": len(split)}
-    for name in FORMS:
+    for name in tqdm(FORMS, "scoring", leave=False, disable=None, unit="form"):
         found = evaluate_onnx(models / f"{name}.onnx", split)
         difference = found.scores.stats["AP"] - stats["AP"]
         result[name] = {"AP": found.scores.stats["AP"], "difference": difference, "detections": len(found.rows)}
@@ -90,7 +91,7 @@ def speed(models: Path, split: CocoSplit, *, threads: int, rounds: int, limit: i
     }
     evaluator = lambda: evaluate_onnx(models / "fp32.onnx", split, settings).summary["images_per_second"]  # noqa: E731
     best = dict.fromkeys([*loops, "evaluator"], 0.0)
-    for _ in range(rounds):
+    for _ in tqdm(range(rounds), "timing", leave=False, disable=None, unit="round"):
         for name, loop in {**loops, "evaluator": evaluator}.items():
             best[name] = max(best[name], loop())
     return {

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ssd_graph.bench.stages import AUGMENT, STAGES, Stages, Work
 from ssd_graph.cli import positive
@@ -104,7 +105,7 @@ def measure_input(
 def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
     """Images a second of all that `Stages` does, each batch in its best round; and how far the resize is off."""
     images, seconds, differences = Counter[str](), defaultdict[str, float](float), []
-    for begin in range(0, len(split), _BATCH_SIZE):
+    for begin in tqdm(range(0, len(split), _BATCH_SIZE), "one core", leave=False, disable=None, unit="batch"):
         stages = Stages(_part(split, slice(begin, begin + _BATCH_SIZE)), device)
         works = stages.works()
         times = [{name: _time(work) for name, work in works.items()} for _ in range(rounds)]
@@ -127,7 +128,8 @@ def _time(work: Work) -> tuple[int, float]:
 
 def _best(tasks: dict[str, Task], rounds: int) -> dict[str, float]:
     """Images a second of each in its best round; they take turns."""
-    speeds = [{name: task() for name, task in tasks.items()} for _ in range(rounds)]
+    turns = tqdm(range(rounds), "workers", leave=False, disable=None, unit="round")
+    speeds = [{name: task() for name, task in tasks.items()} for _ in turns]
     return {name: round(max(speed[name] for speed in speeds), 1) for name in tasks}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from ssd_graph.bench.baseline import eager_step
 from ssd_graph.cli import positive
@@ -90,9 +92,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     peaks = {amp: matmul_tflops(AMP_DTYPES.get(amp, torch.float32), device) for amp in amps}
     gflop = train_flops_per_image(args.preset) / 1e9
     rows = []
+    backends = args.backend or [kind.backend]
+    bar = tqdm(total=len(amps) * len(batch_sizes) * len(backends) * len(memory_formats), unit="row", leave=False)
     for amp, batch_size in product(amps, batch_sizes):
         batch = synthetic_batch(batch_size, device)
-        for backend, memory_format in product(args.backend or [kind.backend], memory_formats):
+        for backend, memory_format in product(backends, memory_formats):
+            bar.set_description(f"batch {batch_size}, {amp}, {backend}, {memory_format}")
             compiled = partial(
                 compiled_step, args.preset, NUM_CLASSES, batch, amp, backend, device, MEMORY_FORMATS[memory_format]
             )
@@ -111,6 +116,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     "of_matmul_peak": tflops and tflops / peaks[amp],
                 }
             )
+            bar.update()
+            tqdm.write(_row(rows[-1]), file=sys.stderr)
+    bar.close()
     return {
         "preset": args.preset,
         "device": device_name(device),
@@ -261,17 +269,19 @@ def table(result: dict[str, Any]) -> str:
         "| " + " | ".join((*columns, "first call", "memory", "kernels")) + " |",
         "|---" * (len(columns) + 3) + "|",
     ]
-    for row in result["rows"]:
-        cells = [str(row[name]) for name in ("batch_size", "amp", "backend", "memory_format")]
-        for name, form in (
-            ("compiled", "{:.1f}"),
-            ("baseline", "{:.1f}"),
-            ("ratio", "{:.2f}"),
-            ("of_matmul_peak", "{:.1%}"),
-            ("first_call_seconds", "{:.1f} s"),
-            ("peak_memory_mb", "{:,.0f} MB"),
-            ("kernels_per_step", "{:,}"),
-        ):
-            cells.append("-" if row[name] is None else form.format(row[name]))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_row, result["rows"])])
+
+
+def _row(row: dict[str, Any]) -> str:
+    cells = [str(row[name]) for name in ("batch_size", "amp", "backend", "memory_format")]
+    for name, form in (
+        ("compiled", "{:.1f}"),
+        ("baseline", "{:.1f}"),
+        ("ratio", "{:.2f}"),
+        ("of_matmul_peak", "{:.1%}"),
+        ("first_call_seconds", "{:.1f} s"),
+        ("peak_memory_mb", "{:,.0f} MB"),
+        ("kernels_per_step", "{:,}"),
+    ):
+        cells.append("-" if row[name] is None else form.format(row[name]))
+    return "| " + " | ".join(cells) + " |"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ssd_graph.checkpoints.checkpoint import save_checkpoint
+from ssd_graph.cores import has_bf16
 from ssd_graph.files import locked_folder
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
@@ -86,6 +87,8 @@ class RunRecords:
         )
         if device.type != "npu" and importlib.util.find_spec("torch_npu"):
             log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
+        if device.type == "cpu" and plan.amp == "off" and has_bf16():
+            log.say("this processor multiplies in bfloat16: --amp bf16 trains ssd300-r34 1.7 to 2 times as fast")
         if plan.train_split.max_boxes > _MANY_BOXES:
             counts = np.diff(plan.train_split.offsets)
             fullest = plan.train_split.path(int(counts.argmax()))
