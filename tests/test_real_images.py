@@ -12,6 +12,7 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.graph.augment import normalise
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.export import export_onnx, sample_images
@@ -25,10 +26,18 @@ def test_nano_learns_eight_real_images_by_heart(overfitted):
     assert read_records(overfitted / "metrics.jsonl", "validation")[-1]["AP"] > 0.8
 
 
+def exact_detections(checkpoint, images):
+    """What the network finds in float64, from which torch in float32 may itself be 1e-5 away."""
+    detector, network = Detector(checkpoint, EvalConfig()), Detector(checkpoint, EvalConfig()).network.double()
+    with torch.no_grad():
+        outputs = network(normalise(torch.from_numpy(images).permute(0, 3, 1, 2).double()))
+        return [o.numpy() for o in detector.postprocess(*(o.float() for o in outputs))]
+
+
 def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, shared):
     checkpoint, path = load_checkpoint(overfitted / "last.pth"), overfitted / "model.onnx"
     samples = sample_images(shared / "coco_mini" / "val2017")
-    assert export_onnx(checkpoint, path, samples, EvalConfig()).difference <= 2e-5
+    export_onnx(checkpoint, path, samples, EvalConfig())
     split = load_split(shared / "coco_mini", "train")
     images = np.stack([preprocess(decode(split.path(i))) for i in range(50)])
     with torch.no_grad():
@@ -36,7 +45,7 @@ def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, share
     found = OnnxDetector(path)(images)
     assert np.array_equal(found[0], expected[0])
     assert expected[0].sum() > 100
-    assert largest_difference(expected, found, 0.05, 1e-5) <= 2e-5
+    assert largest_difference(exact_detections(checkpoint, images), found, 0.05, 1e-5) <= 1e-5
 
     stats = evaluate_onnx(path, load_split(overfitted / "data", "val")).scores.stats
     last = read_records(overfitted / "metrics.jsonl", "validation")[-1]

@@ -118,7 +118,7 @@ FAULTS = {
     "a mirror of bytes": (cast_to(4, "ReverseV2"), "ai_cpu", "ReverseV2"),
     "an experimental operator": (renamed("Sub", "Sxpy"), "experimental", "Sxpy"),
     "a sort of one number": (sort_of_one, "ai_cpu", "Sort"),
-    "a convolution that needs a Cast": (cast_to(27, "MaxPoolWithArgmaxV1"), "casts", "MaxPoolWithArgmaxV1"),
+    "a pooling in bfloat16": (cast_to(27, "MaxPoolWithArgmaxV1"), "casts", "MaxPoolWithArgmaxV1"),
 }
 
 

@@ -17,7 +17,7 @@ FOLDERS: Mapping[Soc, tuple[str, ...]] = {"a2": ("ascend910b", "ascend910_93"), 
 
 _TABLES = "built-in/op_impl/ai_core/tbe/config"
 _HOST_TABLES = "built-in/op_impl/aicpu"
-_NAMES = {"float": "float32", "double": "float64"}
+_NAMES = {"float": "float32", "double": "float64", "bf16": "bfloat16"}
 _ATTRIBUTES = {"int": "Int", "float": "Float", "bool": "Bool", "str": "String", "listInt": "ListInt"}
 
 Table = dict[str, dict[str, str]]
@@ -158,4 +158,4 @@ def _columns(parameters: list[dict[str, str]], name: str) -> tuple[tuple[str | N
 
 def _types(text: str) -> list[str]:
     names = [name.strip().removeprefix("DT_").lower() for name in text.split(",")]
-    return [_NAMES.get(name, {"bf16": "bfloat16"}.get(name, name)) for name in names]
+    return [_NAMES.get(name, name) for name in names]
