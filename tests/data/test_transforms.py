@@ -1,5 +1,5 @@
-"""The evaluation input is Pillow's own antialiased resize, random crops keep the SSD paper's promises for any boxes, and
-a colour change is torchvision's, in any order, written as one table.
+"""The evaluation input is Pillow's own antialiased resize, random crops keep the SSD paper's promises for any boxes,
+and a colour change is torchvision's, in any order, written as one table.
 """
 
 from collections import Counter
