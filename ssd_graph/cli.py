@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
 import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ssd_graph
 
@@ -83,10 +84,29 @@ def command_parser(doc: str | None, *, given_only: bool = False) -> ArgumentPars
     name = Path(sys.argv[0]).name
     if not name.endswith(".py"):
         doc = re.sub(r"python (tools|export)/\w+\.py", name, doc or "")
-    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser = _Parser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.argument_default = SUPPRESS if given_only else None
     parser.add_argument("--version", action="version", version=f"ssd_graph {ssd_graph.__version__}")
     return parser
+
+
+class _Parser(ArgumentParser):
+    """Takes every flag with dashes and with underscores, and says in one line what it does not take."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args([self._as_known(word) for word in words], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(flag[1], self._option_string_actions, 1) if flag else []
+        advice = f"did you mean {near[0]}?" if near else "--help tells what there is"
+        self.exit(2, f"{self.prog}: {message}; {advice}\n")
+
+    def _as_known(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        known, other = self._option_string_actions, "--" + name[2:].replace("_", "-")
+        return other + equals + value if name.startswith("--") and name not in known and other in known else word
 
 
 def positive(text: str) -> int:

@@ -18,6 +18,9 @@ OnBadImage = Literal["error", "skip"]
 EmptyImages = Literal["drop", "keep"]
 """What becomes of images without boxes; REF drops them, for training and scoring alike."""
 
+Freeze = Literal["none", "stem", "layer1", "layer2", "trunk"]
+"""How much of the trunk keeps its weights: from the first convolution up to this stage, `trunk` being all of it."""
+
 IMAGE_SIZE = 300
 """Height and width of the network's input in pixels."""
 
@@ -116,6 +119,9 @@ class Recipe:
     """Whether the factor halves at each overflow and doubles after step.GROWTH_INTERVAL steps without one."""
     ema_decay: float = 0.0
     """Share of the old value in each step's moving average of the parameters; 0 keeps no average."""
+    patience: int | None = None
+    """The run ends after as many validations in a row without a better AP."""
+    freeze: Freeze = "none"
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -207,6 +213,17 @@ RECIPES = {
             evaluation_epochs=tuple(range(60, 90, 5)),
             threshold=0.23,
             loss_scale=32.0,
+        ),
+        # For some hundred images of one's own, from a checkpoint; the threshold is the reference's, not the user's.
+        Recipe(
+            name="finetune",
+            learning_rate=0.01,
+            weight_decay=5e-4,
+            warmup_epochs=1.0,
+            decay_epochs=(40.0, 52.0),
+            epochs=60.0,
+            evaluation_epochs=epochs_every(2, 60),
+            batch_size=8,
         ),
         Recipe(
             name="shapes",

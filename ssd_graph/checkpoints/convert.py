@@ -62,8 +62,18 @@ def export_published(path: Path, out: Path, layout: str) -> None:
         torch.save(content, temporary, _use_new_zipfile_serialization=False)
 
 
-def load_weights(path: Path, model: SSD300, categories: Categories) -> None:
-    """Begin with the weights of a checkpoint, ours or published, in place.
+def preset_of(path: Path) -> str:
+    """The network of a checkpoint, ours or published.
+
+    Raises:
+        InputError: `path` is neither.
+    """
+    published = is_published(read_weights_file(path))
+    return (read_published(path) if published else load_checkpoint(path)).model.preset
+
+
+def load_weights(path: Path, model: SSD300, categories: Categories) -> bool:
+    """Begin with the weights of a checkpoint, ours or published, in place; whether the heads are the checkpoint's.
 
     Heads that were trained for other categories than `categories` stay as they are initialised.
 
@@ -80,6 +90,7 @@ def load_weights(path: Path, model: SSD300, categories: Categories) -> None:
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     fits = wanted == {name: tensor.shape for name, tensor in tensors.items()}
     model.load_state_dict(tensors if same and fits else refit_heads(tensors, model))
+    return same and fits
 
 
 def _categories(published: Published, path: Path, data: str | None) -> Categories:

@@ -17,7 +17,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ssd_graph.cli import command, command_parser, positive
+from ssd_graph.cli import InputError, command, command_parser, positive
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.files import require_writable
 
@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     output = result.add_argument_group("output")
     output.add_argument("--out", type=Path, help="results folder (default: the model's)")
     output.add_argument("--report", action="store_true", help="also write report.html")
+    output.add_argument(
+        "--write-thresholds", action="store_true", help="put the score thresholds of the best F1 into the model"
+    )
     output.add_argument("--verify", type=Path, metavar="SUMMARY", help="repeat that evaluation and compare")
     return result
 
@@ -59,10 +62,13 @@ def main() -> int:
     args = parser().parse_args()
     from ssd_graph.data.coco import load_split
     from ssd_graph.data.shapes import data_root
-    from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+    from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
     from ssd_graph.onnx_model.reproduce import compare, load_recorded
-    from ssd_graph.scoring.summary import data_folder
+    from ssd_graph.onnx_model.thresholds import write_thresholds
+    from ssd_graph.scoring.summary import data_folder, write_summary
 
+    if args.verify and args.write_thresholds:
+        raise InputError("--verify writes nothing; leave out --write-thresholds")
     out = args.out or args.model.parent
     if not args.verify:
         require_writable(out, "--out")
@@ -80,8 +86,10 @@ def main() -> int:
         same, lines = compare(recorded, result)
         print("\n".join(lines))
         return 0 if same else 1
-    write_result(result, out)
-    print(f"results in {out}")
+    if args.write_thresholds:
+        result.summary["model"]["sha256"] = write_thresholds(args.model, result.summary["thresholds"], split.categories)
+    write_summary(out, result.summary, result.rows)
+    print(f"results in {out}" + f"; thresholds written into {args.model}" * args.write_thresholds)
     if args.report:
         from ssd_graph.report import write_report
 

@@ -22,18 +22,25 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
     parser.add_argument("images", nargs="+", help="image files, folders or globs")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
-    parser.add_argument("--score", type=float, default=0.4, help="least score of what is shown (default: %(default)s)")
+    parser.add_argument("--score", type=float, help="least score of what is shown (default: the model's, else 0.4)")
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
     from ssd_graph.data.image_files import find_images
     from ssd_graph.onnx_model.detector import OnnxDetector
     from ssd_graph.onnx_model.predict import predict
+    from ssd_graph.onnx_model.thresholds import ShownFrom
 
     detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
-    records, faults = predict(detector, find_images(args.images, args.out), args.out, least_score=args.score)
-    count = sum(len(record["objects"]) for record in records)
-    print(f"{count} objects in {len(records)} images by provider {detector.session.provider}, results in {args.out}")
-    for fault in faults:
+    shown_from = (detector.shown_from or ShownFrom()) if args.score is None else ShownFrom(args.score)
+    origin = "--score" if args.score is not None else "the model's thresholds" if detector.shown_from else "the default"
+    found = predict(detector, find_images(args.images, args.out), args.out, shown_from)
+    print(
+        f"{found.num_objects} objects in {len(found.records)} images with a score from {shown_from.describe()} "
+        f"({origin}), by provider {detector.session.provider}, results in {args.out}"
+    )
+    if not found.num_objects and found.highest_score:
+        print(f"the highest score seen is {found.highest_score:.2f}; --score shows more")
+    for fault in found.faults:
         sys.stderr.write(f"left out: {fault}\n")
-    return 1 if faults else 0
+    return 1 if found.faults else 0

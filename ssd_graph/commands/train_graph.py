@@ -10,14 +10,16 @@ torchrun --nnodes 2 --nproc-per-node 8 ... tools/train_graph.py --npus 8        
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ssd_graph.cli import InputError, command, command_parser, positive
+from ssd_graph.cli import InputError, command, command_parser, launched, positive, say_once
 from ssd_graph.commands.devices import add_device_flags, device_options
-from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Recipe, epochs_every
+from ssd_graph.commands.seed_flags import add_seed_flags, translate
+from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Freeze, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.training.launch import die_with_launcher
 from ssd_graph.training.options import TrainOptions, default_workers
@@ -44,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--performance", action="store_true", help="one epoch for speed: no validation, no checkpoint")
 
     add_device_flags(result)
+    add_seed_flags(result, training=True)
 
     recipe = result.add_argument_group("recipe (each flag overrides one of its numbers)")
     recipe.add_argument("--recipe", choices=RECIPES, help="default: mlperf-256")
@@ -56,13 +59,15 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--warmup-epochs", type=float)
     recipe.add_argument("--wd", type=float, help="weight decay")
     recipe.add_argument("--no-decay-bias-bn", action="store_true", help="none of it on biases and batch norm")
-    recipe.add_argument("--loss_scale", "--loss-scale", type=loss_scale, help="of fp16: a number, or `dynamic`")
+    recipe.add_argument("--loss-scale", type=loss_scale, help="of fp16: a number, or `dynamic`")
     recipe.add_argument("--ema", type=float, metavar="DECAY", help="score and export a moving average of the weights")
     recipe.add_argument("--crop-attempts", type=int, choices=(1, 50), help="before the crop's IoU is drawn again")
     recipe.add_argument("--no-augment", action="store_true", help="train on whole, unchanged images")
     recipe.add_argument("--evaluation", type=float, nargs="*", metavar="E", help="epochs after which to validate")
     recipe.add_argument("--validate-every", type=float, metavar="EPOCHS", help="the same at regular intervals")
     recipe.add_argument("--threshold", "-t", type=float, help="AP that ends the run; 1 for none")
+    recipe.add_argument("--patience", type=positive, metavar="N", help="validations without a better AP that end it")
+    recipe.add_argument("--freeze", choices=get_args(Freeze), help="keep the trunk's weights up to this stage (default: none)")
     recipe.add_argument("--seed", "-s", type=int, help="fixes weights, order, augmentation (default: 1)")
 
     loop = result.add_argument_group("loop")
@@ -103,8 +108,9 @@ def _recipe_of(given: Mapping[str, Any], recipe: Recipe) -> Recipe:
     if "crop_attempts" in given:
         augment = replace(augment, crop_attempts=given["crop_attempts"])
     names = {"lr": "learning_rate", "lr_decay_epochs": "decay_epochs", "wd": "weight_decay", "ema": "ema_decay"}
-    names |= {"evaluation": "evaluation_epochs"}
-    names |= {name: name for name in ("epochs", "batch_size", "accumulate", "warmup_epochs", "loss_scale", "threshold")}
+    names |= {"evaluation": "evaluation_epochs", "lr_decay_factor": "decay_factor"}
+    same = ("epochs", "batch_size", "accumulate", "warmup_epochs", "loss_scale", "threshold", "patience", "freeze")
+    names |= {name: name for name in same}
     changes = {name: given[flag] for flag, name in names.items() if flag in given}
     for name in ("decay_epochs", "evaluation_epochs"):
         if name in changes:
@@ -130,6 +136,7 @@ def main() -> None:
     """Read the flags and train."""
     die_with_launcher()
     given = vars(parser().parse_args())
+    notes = translate(given, sys.argv[1:], training=True)
     if "eval_only" in given:
         if "checkpoint" not in given:
             raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
@@ -147,4 +154,11 @@ def main() -> None:
     before = None
     if "resume" in given:
         before, given["out"] = run_to_resume(given["resume"], given.get("out"))
-    train(options_of(given, before))
+    elif "checkpoint" in given and "preset" not in given:
+        from ssd_graph.checkpoints.convert import preset_of
+
+        given["preset"] = preset_of(given["checkpoint"])
+    options = options_of(given, before)
+    if launched() or options.num_devices == 1:  # else the processes that this one starts say it
+        list(map(say_once, notes))
+    train(options)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd_graph.config import Freeze
+
 
 class BatchNorm2d(nn.Module):
     """Batch normalisation that hands on its batch's statistics instead of blending them into the running ones.
@@ -61,8 +63,20 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
+STAGES: dict[Freeze, tuple[str, ...]] = {
+    "none": (),
+    "stem": ("conv1", "bn1"),
+    "layer1": ("conv1", "bn1", "layer1"),
+    "layer2": ("conv1", "bn1", "layer1", "layer2"),
+    "trunk": ("conv1", "bn1", "layer1", "layer2", "layer3"),
+}
+"""The trunk's modules up to a stage."""
+
+
 class Trunk(nn.Module):
     """conv1 to conv4_x; conv4_x keeps conv3_x's resolution, so the output has stride 8."""
+
+    frozen: Freeze = "none"
 
     def __init__(self, blocks: tuple[int, int, int], channels: tuple[int, int, int]) -> None:
         super().__init__()
@@ -75,11 +89,22 @@ class Trunk(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def freeze(self, stage: Freeze) -> None:
+        """Normalise by the running statistics up to `stage`, and give nothing of that a gradient."""
+        self.frozen = stage
+        for name in STAGES[stage]:
+            self.get_submodule(name).eval()
+
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, C, 38, 38] of images [N, 3, 300, 300]."""
         # The same numbers as pooling after the ReLU, on a quarter of the elements, forwards and backwards.
-        x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 3, stride=2, padding=1))
-        return self.layer3(self.layer2(self.layer1(x)))
+        x = self._cut("stem", F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 3, stride=2, padding=1)))
+        x = self._cut("layer1", self.layer1(x))
+        x = self._cut("layer2", self.layer2(x))
+        return self._cut("trunk", self.layer3(x))
+
+    def _cut(self, stage: Freeze, x: Tensor) -> Tensor:
+        return x.detach() if stage == self.frozen else x
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

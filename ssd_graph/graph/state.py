@@ -8,7 +8,7 @@ operation each, where 119 tensors would make 119.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -56,6 +56,13 @@ class Parameters(NamedTuple):
     """The heads among them, by level."""
 
 
+class Run(NamedTuple):
+    """Neighbours in a flat vector."""
+
+    frozen: bool
+    length: int
+
+
 Entry = tuple[str, torch.Size]
 """Name and shape."""
 
@@ -71,6 +78,8 @@ class StateLayout:
 
     blocks: tuple[tuple[Entry, ...], ...]
     """Parameters in their order; both heads of a level are one block, all others are one each."""
+    sizes: tuple[int, ...]
+    """Elements of each block; counted here, as whoever captures the step would else capture the counting."""
     buffers: tuple[Entry, ...]
     num_weights: int
     """Elements of convolution weights."""
@@ -90,12 +99,13 @@ class StateLayout:
         for name, parameter in sorted(model.named_parameters(), key=lambda item: _level(item[0])):
             runs[run(name, parameter)].append((name, parameter.shape))
         blocks = [[tuple(block) for _, block in groupby(entries, key=_block)] for entries in runs]
-        num_elements = [sum(shape.numel() for _, shape in entries) for entries in runs]
+        sizes = [[sum(shape.numel() for _, shape in block) for block in of_run] for of_run in blocks]
         return StateLayout(
             blocks=(*blocks[0], *blocks[1], *blocks[2]),
+            sizes=(*sizes[0], *sizes[1], *sizes[2]),
             buffers=tuple((name, buffer.shape) for name, buffer in model.named_buffers()),
-            num_weights=num_elements[0],
-            num_convolution=num_elements[0] + num_elements[1],
+            num_weights=sum(sizes[0]),
+            num_convolution=sum(sizes[0] + sizes[1]),
             num_convolution_blocks=len(blocks[0]) + len(blocks[1]),
         )
 
@@ -113,9 +123,8 @@ class StateLayout:
     def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> Parameters:
         """Views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""
         convolution, norm = flat.split((self.num_convolution, flat.numel() - self.num_convolution))
-        sizes = [sum(shape.numel() for _, shape in block) for block in self.blocks]
         num = self.num_convolution_blocks
-        pieces = (*convolution.to(compute_dtype).split(sizes[:num]), *norm.split(sizes[num:]))
+        pieces = (*convolution.to(compute_dtype).split(self.sizes[:num]), *norm.split(self.sizes[num:]))
         named, joint = {}, []
         for block, piece in zip(self.blocks, pieces, strict=True):
             if len(block) == 1:
@@ -136,6 +145,16 @@ class StateLayout:
     def join_buffers(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Flat statistics [2S] from named tensors."""
         return torch.cat([tensors[name] for name, _ in self.buffers])
+
+    def frozen_runs(self, modules: Iterable[str]) -> tuple[list[Run], list[Run]]:
+        """The flat parameters and the flat statistics, cut where they begin or cease to be of `modules`."""
+        prefixes = tuple(f"{name}." for name in modules)
+
+        def runs(entries: Iterable[Entry]) -> list[Run]:
+            groups = groupby(entries, key=lambda entry: entry[0].startswith(prefixes))
+            return [Run(frozen, sum(shape.numel() for _, shape in group)) for frozen, group in groups]
+
+        return runs(self.parameters), runs(self.buffers)
 
     def new_state(self, model: nn.Module, dtype: torch.dtype = torch.float32, loss_scale: float = 1.0) -> TrainState:
         """A state that starts from the weights and statistics of `model`, on its device."""

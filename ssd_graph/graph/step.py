@@ -19,8 +19,8 @@ from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.graph.loss import multibox_loss
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300
-from ssd_graph.graph.resnet import BatchNorm2d
-from ssd_graph.graph.state import StateLayout, TrainState
+from ssd_graph.graph.resnet import STAGES, BatchNorm2d
+from ssd_graph.graph.state import Run, StateLayout, TrainState
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Convolutions and activations compute in these; parameters, BN statistics and the loss stay float32."""
@@ -57,6 +57,9 @@ class TrainStep:
         with torch.device("meta"):  # a skeleton: the weights come from the state
             self.model = SSD300(config)
         self.layout = StateLayout.of(self.model)
+        self.model.trunk.freeze(recipe.freeze)
+        frozen = [f"trunk.{name}" for name in STAGES[recipe.freeze]]
+        self.parameter_runs, self.statistic_runs = self.layout.frozen_runs(frozen)
         self.recipe, self.amp_dtype, self.world_size = recipe, AMP_DTYPES.get(amp), world_size
         self.memory_format = memory_format
         self.channel_multiple = 8 if memory_format == torch.channels_last else 1
@@ -89,10 +92,13 @@ class TrainStep:
         parameters = state.parameters - learning_rate * momentum
         if state.ema is not None:
             average = self.recipe.ema_decay * state.ema + (1 - self.recipe.ema_decay) * parameters
-            state.ema.copy_(torch.where(finite, average, state.ema))
-        state.parameters.copy_(torch.where(finite, parameters, state.parameters))
-        state.momentum.copy_(torch.where(finite, momentum, state.momentum))
-        state.bn_statistics.copy_(torch.where(finite, bn_statistics, state.bn_statistics))
+            state.ema.copy_(_merge(self.parameter_runs, state.ema, torch.where(finite, average, state.ema)))
+        parameters = torch.where(finite, parameters, state.parameters)
+        momentum = torch.where(finite, momentum, state.momentum)
+        bn_statistics = torch.where(finite, bn_statistics, state.bn_statistics)
+        state.parameters.copy_(_merge(self.parameter_runs, state.parameters, parameters))
+        state.momentum.copy_(_merge(self.parameter_runs, state.momentum, momentum))
+        state.bn_statistics.copy_(_merge(self.statistic_runs, state.bn_statistics, bn_statistics))
         self._count(state, finite)
         return Metrics(*(_mean(values) for values in zip(*metrics, strict=True)))
 
@@ -104,11 +110,13 @@ class TrainStep:
         targets = match(boxes, batch.labels, defaults, dtype)
         compute_dtype = self.amp_dtype or dtype
         named, heads = self.layout.split_parameters(parameters, compute_dtype)
-        # Room for the batch's statistics: an Ascend 950 writes them where it was given the running ones.
-        tensors = named | self.layout.split_buffers(0.0 * bn_statistics)
+        # Room for the batch's statistics: an Ascend 950 writes them where it was given the running ones. Frozen
+        # layers need the running ones.
+        room = _merge(self.statistic_runs, bn_statistics, 0.0 * bn_statistics)
+        tensors = named | self.layout.split_buffers(room)
         heads = [head.padded(self.channel_multiple) for head in heads]
         images = images.to(compute_dtype, memory_format=self.memory_format)
-        regression, logits = functional_call(self.model, tensors, (images, heads))
+        regression, logits = functional_call(self.model, tensors, (images, heads), tie_weights=False)
         losses = multibox_loss(regression.to(dtype), logits.to(dtype), targets)
         of_batch = self.layout.join_buffers(tensors)
         bn_statistics = bn_statistics + BatchNorm2d.MOMENTUM * (of_batch - bn_statistics)
@@ -142,6 +150,15 @@ class TrainStep:
             state.finite_streak.copy_(streak * (~grown).long())
 
 
+def _merge(runs: Sequence[Run], frozen: Tensor, trained: Tensor) -> Tensor:
+    """A flat vector that has the one's values in frozen runs and the other's elsewhere."""
+    if not any(run.frozen for run in runs):
+        return trained
+    lengths = [run.length for run in runs]
+    pieces = zip(runs, frozen.split(lengths), trained.split(lengths), strict=True)
+    return torch.cat([f if run.frozen else t for run, f, t in pieces])
+
+
 def _parts(batch: Batch, count: int) -> list[Batch]:
     """The batch in `count` parts of as many images each."""
     if count == 1:
@@ -169,7 +186,9 @@ class Predict:
         named, heads = self.layout.split_parameters(parameters, compute_dtype)
         tensors = named | self.layout.split_buffers(bn_statistics)
         planes = images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
-        boxes, classes = functional_call(self.model, tensors, (normalise(planes).to(compute_dtype), heads))
+        boxes, classes = functional_call(
+            self.model, tensors, (normalise(planes).to(compute_dtype), heads), tie_weights=False
+        )
         return boxes.to(dtype), classes.to(dtype)
 
 

@@ -19,6 +19,7 @@ from ssd_graph.data.coco import Categories
 from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.onnx_model import raw
 from ssd_graph.onnx_model.providers import Session, open_session, reason_of
+from ssd_graph.onnx_model.thresholds import ShownFrom
 
 _LARGEST_FILE = 2**31 - 1
 """Bytes; protobuf's limit."""
@@ -66,7 +67,7 @@ class OnnxDetector:
             raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason}){advice}") from error
         self.metadata: dict[str, str] = self.session.run.get_modelmeta().custom_metadata_map
         self._outputs, self.is_raw, self.batch_size = self._require_form(path)
-        self.categories, self._config = self._read_metadata(path)
+        self.categories, self._config, self.shown_from = self._read_metadata(path)
         self.upright = self.metadata.get("upright") == "true"
         """Whether it was trained on images turned as their EXIF orientation says."""
 
@@ -140,7 +141,7 @@ class OnnxDetector:
         size = inputs[0].shape[0]
         return outputs, form == "ssd_graph raw 1", size if isinstance(size, int) else None
 
-    def _read_metadata(self, path: Path) -> tuple[Categories, EvalConfig]:
+    def _read_metadata(self, path: Path) -> tuple[Categories, EvalConfig, ShownFrom | None]:
         try:
             ids, names = (json.loads(self.metadata[key]) for key in ("category_ids", "category_names"))
             categories = Categories(tuple(int(i) for i in ids), tuple(str(name) for name in names))
@@ -153,6 +154,7 @@ class OnnxDetector:
                 raise ValueError(f"{len(ids)} category ids and {len(names)} names")
             for key in ("preset", "checkpoint_sha256"):
                 self.metadata[key]
-        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            shown_from = ShownFrom.of(self.metadata)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise InputError(f"{path} has damaged metadata ({error!r}); export the checkpoint again") from error
-        return categories, config
+        return categories, config, shown_from

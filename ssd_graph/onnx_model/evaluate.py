@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +17,13 @@ from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.evaluation import image_batches
 from ssd_graph.data.image_files import require_images
-from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
-from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.scorers import DEFAULT_SCORER, SCORERS
+from ssd_graph.scoring.summary import summary_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,20 +130,9 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     rows = join_rows(list(_detect(detector, split, batch_size, pixels, calls)))
     seconds = time.perf_counter() - begin
     scores = scorer.score(rows, split.image_ids)
-    summary = {
-        "stats": scores.stats,
-        "per_class": scores.per_class,
-        "num_images": len(split),
-        "num_detections": len(rows),
-        "images_per_second": round(len(split) / seconds, 3),
-        "detections_sha256": sha256_of(detections_json(rows)),
+    summary = summary_of(scorer, rows, scores, split, seconds) | {
         "pixels_sha256": pixels.hexdigest(),
         "model": {"file": model.name, **detector.describe()},
-        "annotations": {
-            "folder": str(split.annotation_file.parent.parent.resolve()),
-            "file": split.annotation_file.name,
-            "sha256": _sha256_of_file(split.annotation_file),
-        },
         "run": {
             **asdict(settings),
             "provider": detector.session.provider,
@@ -159,20 +146,6 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         "versions": versions(),
     }
     return OnnxResult(rows, scores, summary, tuple(calls[1:]))
-
-
-def _sha256_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_result(result: OnnxResult, out: Path) -> None:
-    """Write `detections.json` and `summary.json` into the folder `out`."""
-    for name, text in (
-        ("detections.json", detections_json(result.rows)),
-        ("summary.json", json.dumps(result.summary, indent=2) + "\n"),
-    ):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text)
 
 
 def _detect(

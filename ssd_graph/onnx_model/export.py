@@ -46,6 +46,11 @@ RAW_OPSET = 11
 INT8_OPSET = 13
 """The first with a scale for each channel."""
 
+_BOXES = "left, top, right, bottom, relative to the image's width and height; may reach beyond it"
+_RAW_BOXES = (
+    "cx, cy, w, h relative to default boxes: c = scale_xy * ploc * size + centre, s = exp(scale_wh * ploc) * size"
+)
+
 PARITY = 1e-4
 """Largest difference of scores and boxes from the postprocessing's rules that passes the check, beyond that of
 the network's outputs.
@@ -176,6 +181,7 @@ def _metadata(
         "input_size": [IMAGE_SIZE, IMAGE_SIZE],
         "resize": "whole image to input_size, Pillow BILINEAR (antialiased), aspect ratio not kept",
         "normalisation": "by the user: (RGB / 255 - pixel_mean) / pixel_std" if options.raw else "inside the model",
+        "box_format": _RAW_BOXES if options.raw else _BOXES,
         "upright": bool(checkpoint.run.get("upright")),
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,

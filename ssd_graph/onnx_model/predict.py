@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,23 +17,35 @@ from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.files import atomic_write, require_writable
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import draw_detections
+from ssd_graph.onnx_model.thresholds import ShownFrom
 
 
-def predict(
-    detector: OnnxDetector, paths: Sequence[Path], out: Path, *, least_score: float
-) -> tuple[list[dict[str, Any]], list[str]]:
+class Predictions(NamedTuple):
+    """What `predict` found."""
+
+    records: list[dict[str, Any]]
+    """What the JSON has of each image."""
+    faults: list[str]
+    """What is wrong with the images that cannot be decoded."""
+    highest_score: float
+    """Of everything found, shown or not."""
+
+    @property
+    def num_objects(self) -> int:
+        """Shown in all images."""
+        return sum(len(record["objects"]) for record in self.records)
+
+
+def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, shown_from: ShownFrom) -> Predictions:
     """Write each image with its detections into `out`, and `predictions.json` with all of them.
 
     Images are turned upright as their EXIF says, which evaluation on COCO does not do. Boxes in the JSON are
     pixels of the upright image (left, top, right, bottom) and may reach beyond it.
 
-    Returns:
-        What the JSON has of each image, and what is wrong with those that cannot be decoded.
-
     Raises:
         InputError: no image can be decoded, a picture would overwrite an image, or `out` cannot be written.
     """
-    records, faults = [], list[str]()
+    records, faults, highest = [], list[str](), 0.0
     require_writable(out, "--out")
     for path, target in _targets(paths, out).items():
         try:
@@ -41,7 +53,8 @@ def predict(
         except InputError as error:
             faults.append(str(error))
             continue
-        objects = _objects(detector, image, least_score)
+        objects, best = _objects(detector, image, shown_from)
+        highest = max(highest, best)
         picture = draw_detections(
             image,
             np.array([o["box_xyxy"] for o in objects]).reshape(-1, 4),
@@ -54,22 +67,25 @@ def predict(
         records.append({"file": str(path), "picture": target.name, **size, "objects": objects})
     if faults and not records:
         raise InputError(f"no image can be used; {faults[0]}")
-    content = {"least_score": least_score, "model_sha256": detector.sha256, "images": records}
+    least = {"overall": shown_from.overall, "per_class": shown_from.per_class}
+    content = {"least_score": least, "model_sha256": detector.sha256, "images": records}
     with atomic_write(out / "predictions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    return records, faults
+    return Predictions(records, faults, highest)
 
 
-def _objects(detector: OnnxDetector, image: Image.Image, least_score: float) -> list[dict[str, Any]]:
-    """What is found in an image with a score of at least `least_score`, best first."""
+def _objects(detector: OnnxDetector, image: Image.Image, shown_from: ShownFrom) -> tuple[list[dict[str, Any]], float]:
+    """What is shown of an image, best first, and the highest score of all that was found."""
     num, boxes, scores, labels = (output[0] for output in detector(preprocess(image)[None]))
     names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
     pixels = boxes[:num].astype(np.float64) * np.tile(image.size, 2)
+    shown = shown_from.shows(scores[:num], labels[:num])
     return [
         {"category": names[label], "category_id": label, "score": score, "box_xyxy": box}
-        for label, score, box in zip(labels[:num].tolist(), scores[:num].tolist(), pixels.tolist(), strict=True)
-        if score >= least_score
-    ]
+        for label, score, box in zip(
+            labels[:num][shown].tolist(), scores[:num][shown].tolist(), pixels[shown].tolist(), strict=True
+        )
+    ], float(scores[:num].max(initial=0.0))
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ssd_graph.report.charts import Axis, Line, Mark, chart, outline
-from ssd_graph.scoring.diagnosis import NO_OBJECT, Matches, Sweep
+from ssd_graph.scoring.diagnosis import Sweep
 from ssd_graph.scoring.evaluate import CocoScores
+from ssd_graph.scoring.matching import NO_OBJECT, Matches
 from ssd_graph.training.metrics import read_records
 
 NUM_CLASSES = 3

@@ -19,8 +19,9 @@ from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report.confusion import confusion
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
 from ssd_graph.report.pictures import picture, ranked_images
-from ssd_graph.scoring.diagnosis import Matches, Outcome, Sweep, confusion_matrix, match, outcome, sweep
+from ssd_graph.scoring.diagnosis import Outcome, Sweep, confusion_matrix, outcome, sweep
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
+from ssd_graph.scoring.matching import Matches, match
 
 NUM_PICTURES = 6
 """Best images, and as many worst."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.transforms import decode
-from ssd_graph.scoring.diagnosis import Matches, Outcome, f1_of, image_counts
+from ssd_graph.scoring.diagnosis import Outcome, f1_of, image_counts
+from ssd_graph.scoring.matching import Matches
 
 MAX_SIDE = 640
 MAX_BYTES = 110_000

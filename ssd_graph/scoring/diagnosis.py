@@ -10,32 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.evaluate import CocoScorer, Objects
-
-IOU = 0.5
-"""Overlap from which a detection counts as being on an object."""
-
-NO_OBJECT = -1
-NOT_COUNTED = -2
-"""A detection on a crowd or on an image that is not scored, or beyond the hundred of its class and image."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """Detections against the objects of their own category, as pycocotools matches them at IoU 0.5.
-
-    By descending score, each detection takes the free object it overlaps most. So the detections above any
-    score threshold keep their objects when the others are left out.
-    """
-
-    rows: DetectionRows
-    objects: Objects
-    """Of the scored images, without crowds."""
-    image_ids: np.ndarray
-    """int64 [I], the scored images."""
-    object_of: np.ndarray
-    """int64 [R]: the object a detection found, NO_OBJECT or NOT_COUNTED."""
+from ssd_graph.scoring.matching import IOU, NO_OBJECT, NOT_COUNTED, Matches
 
 
 class Sweep(NamedTuple):
@@ -73,25 +48,6 @@ class Outcome:
     """int64 [R]: the object that a false detection is confused with, or NO_OBJECT."""
     missed: np.ndarray
     """bool [G]: objects not found, confused ones included."""
-
-
-def match(scorer: CocoScorer, rows: DetectionRows, image_ids: np.ndarray) -> Matches:
-    """Match detections on `image_ids` (int64 [I]).
-
-    Raises:
-        InputError: a detection is on an image that the ground truth does not have.
-    """
-    scored = np.isin(scorer.objects.image_ids, image_ids) & ~scorer.objects.crowds
-    # Crowds and the 0 of "nothing" are no objects; what lies on a crowd is ignored.
-    number = np.full(len(scored) + 1, NO_OBJECT)
-    number[1:][scored] = np.arange(scored.sum())
-    object_of = np.full(len(rows), NOT_COUNTED)
-    for pair in scorer.match(rows, image_ids, [IOU]).evalImgs:
-        if pair is not None:
-            objects = number[np.array(pair["dtMatches"][0], np.int64)]
-            detections = np.array(pair["dtIds"], np.int64) - 1
-            object_of[detections] = np.where(pair["dtIgnore"][0], NOT_COUNTED, objects)
-    return Matches(rows, Objects(*(column[scored] for column in scorer.objects)), image_ids, object_of)
 
 
 def sweep(matches: Matches) -> Sweep:

@@ -1,7 +1,8 @@
-"""Reads summary.json, what an evaluation leaves for later ones."""
+"""summary.json, what an evaluation leaves for later ones: written, and read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -9,20 +10,60 @@ from typing import Any
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
-from ssd_graph.data.coco import DEFAULT_ROOT
-from ssd_graph.scoring.evaluate import STAT_NAMES
+from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit
+from ssd_graph.files import atomic_write
+from ssd_graph.scoring.detections import DetectionRows
+from ssd_graph.scoring.detections_file import detections_json, sha256_of
+from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer, CocoScores
+from ssd_graph.scoring.matching import match
+from ssd_graph.scoring.thresholds import best_thresholds
 
 _TEXTS = (
     ("detections_sha256",),
-    ("pixels_sha256",),
     ("model", "sha256"),
     ("annotations", "file"),
     ("annotations", "sha256"),
 )
 
 
+def summary_of(
+    scorer: CocoScorer, rows: DetectionRows, scores: CocoScores, split: CocoSplit, seconds: float
+) -> dict[str, Any]:
+    """What every evaluation of `split` says; the caller adds `model`, `run` and `versions`.
+
+    Args:
+        seconds: from the first image to the last detection.
+    """
+    matches = match(scorer, rows, split.image_ids)
+    annotations = split.annotation_file
+    return {
+        "stats": scores.stats,
+        "per_class": scores.per_class,
+        "thresholds": best_thresholds(matches, scorer.category_ids, list(scores.per_class)).to_json(),
+        "num_images": len(split),
+        "num_detections": len(rows),
+        "images_per_second": round(len(split) / seconds, 3),
+        "detections_sha256": sha256_of(detections_json(rows)),
+        "annotations": {
+            "folder": str(annotations.parent.parent.resolve()),
+            "file": annotations.name,
+            "sha256": hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        },
+    }
+
+
+def write_summary(out: Path, summary: dict[str, Any], rows: DetectionRows) -> None:
+    """Write `detections.json` and `summary.json` into the folder `out`."""
+    for name, text in (
+        ("detections.json", detections_json(rows)),
+        ("summary.json", json.dumps(summary, indent=2) + "\n"),
+    ):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text)
+
+
 def read_summary(path: Path) -> dict[str, Any]:
-    """What onnx_model.evaluate.write_result wrote, as far as its readers use it.
+    """What `write_summary` wrote, as far as its readers use it.
 
     Raises:
         InputError: the file is missing, or of another program or version.
@@ -44,7 +85,7 @@ def read_summary(path: Path) -> dict[str, Any]:
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
             raise ValueError("a score is not a number")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{path} is not a summary.json of tools/eval_onnx.py ({error!r}); evaluate again") from error
+        raise InputError(f"{path} is not a summary.json of an evaluation ({error!r}); evaluate again") from error
     return summary
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+import ssd_graph
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import advice_on_memory, default_amp, require_devices
 from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
 from ssd_graph.data.shapes import data_root
+from ssd_graph.files import require_writable
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
+from ssd_graph.scoring.summary import summary_of, write_summary
 from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.launch import launch
 from ssd_graph.training.validate import Validator
@@ -38,16 +44,26 @@ class GraphEvalOptions:
     """Whether images are turned as their EXIF orientation says; None for what the checkpoint was trained with."""
     empty_images: EmptyImages = "drop"
     """Images without boxes."""
+    out: Path | None = None
+    """Folder for summary.json and detections.json; None for one beside the checkpoint."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or self.checkpoint.with_name(f"scores-{self.checkpoint.stem}")
 
 
 def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
     """COCO numbers of a checkpoint's weights, its moving average if it has one; None on processes without them.
+
+    Writes summary.json and detections.json into `options.folder`.
 
     Raises:
         InputError: something the user can mend.
         SystemExit: with several processes, the exit code of one that failed.
     """
     kind = require_devices(options.devices, options.first_device + options.num_devices)
+    require_writable(options.folder, "--out")
     checkpoint = load_checkpoint(options.checkpoint)
     upright = bool(checkpoint.run.get("upright")) if options.upright is None else options.upright
     how = {"upright": upright, "empty_images": options.empty_images}
@@ -70,11 +86,33 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
             world=world,
             workers=options.workers,
         )
+        begin = time.perf_counter()
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
         if not world.is_main:
             return None
+        seconds = time.perf_counter() - begin
         print("\n".join(split.remarks()), end="\n" if split.remarks() else "")
-        return CocoScorer(split.annotation_file).score(rows, split.image_ids)
+        scorer = CocoScorer(split.annotation_file)
+        scores = scorer.score(rows, split.image_ids)
+        summary = summary_of(scorer, rows, scores, split, seconds) | {
+            "model": {
+                "file": options.checkpoint.name,
+                "sha256": checkpoint.sha256,
+                "preset": checkpoint.model.preset,
+                "form": "checkpoint",
+                "precision": validator.amp,
+                "step": checkpoint.step,
+            },
+            "run": {
+                "backend": options.backend or kind.backend,
+                "devices": f"{world.size} x {kind.type}",
+                "batch_size": options.batch_size,
+                **how,
+            },
+            "versions": {"ssd_graph": ssd_graph.__version__, "torch": torch.__version__},
+        }
+        write_summary(options.folder, summary, rows)
+        return scores
 
 
 def print_scores(options: GraphEvalOptions) -> None:
@@ -83,3 +121,4 @@ def print_scores(options: GraphEvalOptions) -> None:
     if scores is not None:
         print(scores.table)
         print(f"Final Evaluation Accuracy : {scores.stats['AP']:.6f}")
+        print(f"results in {options.folder}")

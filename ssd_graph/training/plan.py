@@ -5,6 +5,7 @@ Every process makes the same plan, before anything is computed or written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ class RunPlan:
             self.validation_steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs}
             self.validation_steps.add(self.last_step)
         self.metrics_file = options.out / "metrics.jsonl" if world.is_main else None
+        self.weights = "random"
+        """Where those of the first step are from; `first_state` says."""
         self.validated = self._validated()
         """AP of each validated step before the first one; on rank 0 only."""
         self._refuse_to_do_nothing()
@@ -127,6 +130,15 @@ class RunPlan:
             return step % self.options.save_every == 0
         return self.schedule.epochs_done(step) > self.schedule.epochs_done(step - 1)
 
+    def reason_to_end(self, aps: Sequence[float]) -> str | None:
+        """Why validations with these APs, in their order, end the run, if they do."""
+        best, threshold, patience = max(aps, default=-1.0), self.recipe.threshold, self.recipe.patience
+        if threshold is not None and best >= threshold:
+            return f"AP {best:.4f} reaches --threshold {threshold}"
+        if patience is not None and aps and len(aps) - 1 - list(aps).index(best) >= patience:
+            return f"no better AP than {best:.4f} in {patience} validations, which is the --patience"
+        return None
+
     def changes(self) -> list[str]:
         """What is other than in the run that it goes on from, a line each."""
         before = self._before
@@ -147,13 +159,16 @@ class RunPlan:
             InputError: a file of weights cannot be used.
         """
         if self._resumed:
+            self.weights = f"the checkpoint of step {self.first_step:,}"
             return self._resumed.state(layout, device)
         torch.manual_seed(self.options.seed)
         model = SSD300(self.model)
         if self.options.backbone:
             load_trunk(self.options.backbone, model.trunk)
+            self.weights = f"the trunk of {self.options.backbone}"
         if self.options.checkpoint:
-            load_weights(self.options.checkpoint, model, self.categories)
+            heads = load_weights(self.options.checkpoint, model, self.categories)
+            self.weights = str(self.options.checkpoint) + ("" if heads else ", the heads anew for other categories")
         loss_scale = self.recipe.loss_scale if self.amp == "fp16" else 1.0
         state = layout.new_state(model.to(device), loss_scale=loss_scale)
         if self.recipe.ema_decay:
@@ -190,7 +205,6 @@ class RunPlan:
             raise InputError(
                 f"nothing left to train: step {self.first_step} of {self.last_step} is done; give more {flag}"
             )
-        threshold = self.recipe.threshold
-        reached = threshold is not None and max(self.validated.values(), default=-1.0) >= threshold
-        if self.world.from_main(reached):
-            raise InputError(f"nothing left to train: AP has reached --threshold {threshold}; give a higher one")
+        reason = self.reason_to_end([self.validated[step] for step in sorted(self.validated)])
+        if self.world.from_main(reason is not None):
+            raise InputError(f"nothing left to train: {reason}; give more of it")

@@ -76,15 +76,26 @@ class RunRecords:
     def say_beginning(self, state: TrainState, notes: list[str]) -> None:
         """What runs where on what; `notes` come first."""
         plan, log, device = self._plan, self.log, state.parameters.device
+        data, recipe = plan.train_split, plan.recipe
         for line in (*notes, *plan.changes()):
             log.say(line)
         log.say(
-            f"{plan.model.preset}, {state.parameters.numel():,} parameters, {len(plan.train_split):,} training "
-            f"and {len(plan.val_split):,} validation images of {plan.model.num_classes - 1} categories, up to "
-            f"{plan.train_split.max_boxes} boxes an image, "
-            f"batch {plan.batch_size} x {plan.world.size} on {device.type} ({plan.backend}, amp {plan.amp}), "
+            f"{len(data):,} training and {len(plan.val_split):,} validation images, {len(data.boxes):,} boxes of "
+            f"{plan.model.num_classes - 1} classes (up to {data.max_boxes} an image), "
+            f"{plan.schedule.step_of_epoch(1):,} steps an epoch; recipe {recipe.name}"
+            + f", frozen up to {recipe.freeze}" * (recipe.freeze != "none")
+            + f"; weights: {plan.weights}; results in {plan.options.out}"
+        )
+        log.say(
+            f"{plan.model.preset}, {state.parameters.numel():,} parameters, batch {plan.batch_size} x "
+            f"{plan.world.size} on {device.type} ({plan.backend}, amp {plan.amp}), "
             f"steps {plan.first_step:,} to {plan.last_step:,}"
         )
+        if plan.weights == "random" and plan.model.preset == "ssd300-r34":
+            log.say(
+                "the references begin with a trunk from ImageNet: --backbone resnet34-333f7ec4.pth, from "
+                "https://download.pytorch.org/models/resnet34-333f7ec4.pth"
+            )
         if device.type != "npu" and importlib.util.find_spec("torch_npu"):
             log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
         if device.type == "cpu" and plan.amp == "off" and has_bf16():
@@ -155,3 +166,6 @@ class RunRecords:
         if scores is not None:
             self.log.say(f"Final Train Accuracy : {scores.stats['AP']:.5f}")
         self.log.say(f"E2E Training Duration sec : {seconds:.0f}")
+        if not self._plan.options.performance:
+            best = f", the best one {self.folder.best}" if self.folder.best.exists() else ""
+            self.log.say(f"saved: the last checkpoint {self.folder.last}{best}, and metrics.jsonl beside them")

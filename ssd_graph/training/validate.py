@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ssd_graph.compilers.backend import compile_graph
 from ssd_graph.config import IMAGE_SIZE, Amp, EvalConfig, ModelConfig
@@ -40,6 +41,7 @@ class Validator:
     ) -> None:
         """`batch_size` counts a device's images; each process takes every `world.size`-th image."""
         self.split, self.batch_size, self.world, self.workers = split, batch_size, world, max(1, workers)
+        self.amp: Amp = amp
         self._predict = compile_graph(Predict(model, amp=amp).__call__, backend)
         self._postprocess = Postprocess(split.categories.ids, EvalConfig())
 
@@ -61,7 +63,10 @@ class Validator:
         """Images of a batch and what the network says of them, on the host."""
         mine = range(self.world.rank, len(self.split), self.world.size)
         device = state.parameters.device
-        for chosen, images in image_batches(self.split, mine, self.batch_size, self.workers):
+        batches = image_batches(self.split, mine, self.batch_size, self.workers)
+        num_batches = -(-len(mine) // self.batch_size)
+        hidden = None if self.world.is_main else True  # else tqdm asks whether there is a terminal
+        for chosen, images in tqdm(batches, "images", num_batches, leave=False, disable=hidden, unit="batch"):
             # The last batch is filled up: the graph knows one batch size.
             padded = np.pad(images, ((0, self.batch_size - len(images)), *((0, 0),) * 3))
             with torch.no_grad():
@@ -90,17 +95,16 @@ class Validations:
         self.scores: CocoScores | None = None
         """Of the last validation, on rank 0."""
         self._plan, self._validator, self._folder, self._log, self._mlperf = plan, validator, folder, log, mlperf
-        self._threshold = plan.recipe.threshold
         self._scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
-        self._best_ap = max(plan.validated.values(), default=-1.0)
+        self._aps = [plan.validated[step] for step in sorted(plan.validated)]
 
     def run(self, state: TrainState, step: int) -> bool:
-        """Validate `state`, of which the checkpoint is written, on all processes; whether the threshold is reached."""
+        """Validate `state`, of which the checkpoint is written, on all processes; whether the run is to end."""
         self._mlperf.eval_start(step)
         rows = self._validator.detect(state)
         if self._scorer:
             self._record(self._scorer.score(rows, self._validator.split.image_ids), step)
-        return self._plan.world.from_main(self._threshold is not None and self._best_ap >= self._threshold)
+        return self._plan.world.from_main(self._plan.reason_to_end(self._aps) is not None)
 
     def make_up_for(self, state: TrainState, step: int) -> bool:
         """The same if the run that wrote `state` was killed before it had scores."""
@@ -110,12 +114,12 @@ class Validations:
     def _record(self, scores: CocoScores, step: int) -> None:
         """The best checkpoint first, so that none is lost."""
         self.scores, ap = scores, scores.stats["AP"]
-        if ap > self._best_ap:
+        if ap > max(self._aps, default=-1.0):
             self._folder.mark_best(step)
-            self._best_ap = ap
+        self._aps.append(ap)
         self._log.record("validation", step, **scores.stats, per_class=scores.per_class)
         self._mlperf.eval_stop(step, ap)
         numbers = " ".join(f"{name} {value:.4f}" for name, value in scores.stats.items())
         self._log.say(f"validation at step {step} | {numbers}")
-        if self._threshold is not None and ap >= self._threshold:
-            self._log.say(f"AP {ap:.4f} reaches --threshold {self._threshold}")
+        if reason := self._plan.reason_to_end(self._aps):
+            self._log.say(reason)

@@ -19,8 +19,8 @@ from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.detections_file import detections_json, load_detections
-from ssd_graph.scoring.diagnosis import match
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import match
 from tests.conftest import train_tiny
 from tests.fuzz import material
 from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights

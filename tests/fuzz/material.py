@@ -15,8 +15,9 @@ from ssd_graph.checkpoints.convert import export_published
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
-from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
+from ssd_graph.scoring.summary import write_summary
 from tests.conftest import train_tiny
 
 
@@ -34,7 +35,7 @@ def make_material(folder: str) -> None:
         # torch.load reads both containers; only this one lies in a zip.
         torch.save(torch.load(root / f"{layout}.pt", weights_only=True), root / f"{layout}.pt")
     result = evaluate_onnx(root / "model.onnx", load_split(root / "coco", "val"), RunSettings(threads=1))
-    write_result(result, root / "scores")
+    write_summary(root / "scores", result.summary, result.rows)
     _write_images(root / "images")
 
 

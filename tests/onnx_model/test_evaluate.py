@@ -15,10 +15,11 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.transforms import decode
-from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES
+from ssd_graph.scoring.summary import write_summary
 from ssd_graph.training.metrics import read_records
 
 
@@ -42,7 +43,7 @@ def run(trained, split, **settings):
 
 def test_the_detections_file_confirms_the_summary(trained, split, tmp_path):
     result = run(trained, split, batch_size=4)
-    write_result(result, tmp_path)
+    write_summary(tmp_path, result.summary, result.rows)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["stats"]) == list(STAT_NAMES)
     assert summary["images_per_second"] > 0

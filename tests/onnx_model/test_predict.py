@@ -13,6 +13,7 @@ from ssd_graph.data.image_files import find_images
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.predict import predict
+from ssd_graph.onnx_model.thresholds import ShownFrom
 
 LEAST = 0.06
 
@@ -51,7 +52,7 @@ def test_an_argument_without_an_image_is_refused_by_name(folder, monkeypatch, ar
 
 def test_the_json_is_what_the_model_finds(detector, folder, tmp_path):
     paths = find_images([str(folder)])
-    records, faults = predict(detector, paths, tmp_path / "out", least_score=LEAST)
+    records, faults, _ = predict(detector, paths, tmp_path / "out", ShownFrom(LEAST))
     assert faults == []
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert written["images"] == records
@@ -66,7 +67,7 @@ def test_the_json_is_what_the_model_finds(detector, folder, tmp_path):
 
 
 def test_each_image_gets_a_picture_and_names_do_not_collide(detector, folder, tmp_path):
-    predict(detector, find_images([str(folder), str(folder / "deep")]), tmp_path / "out", least_score=LEAST)
+    predict(detector, find_images([str(folder), str(folder / "deep")]), tmp_path / "out", ShownFrom(LEAST))
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert names == {"a.jpg", "b.jpg", "b-2.jpg", "predictions.json"}
     assert decode(tmp_path / "out" / "b.jpg").size == decode(folder / "b.jpg").size
@@ -75,7 +76,7 @@ def test_each_image_gets_a_picture_and_names_do_not_collide(detector, folder, tm
 def test_a_picture_never_overwrites_an_image(detector, folder):
     before = (folder / "b.jpg").read_bytes()
     with pytest.raises(InputError, match=r"b\.jpg would overwrite it; choose another folder"):
-        predict(detector, find_images([str(folder / "b.jpg")]), folder, least_score=LEAST)
+        predict(detector, find_images([str(folder / "b.jpg")]), folder, ShownFrom(LEAST))
     assert (folder / "b.jpg").read_bytes() == before
 
 
@@ -84,26 +85,26 @@ def test_a_photograph_taken_sideways_is_turned_upright(detector, folder, tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
     upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=100)
-    (record,), _ = predict(detector, [folder / "turned.jpg"], tmp_path / "out", least_score=1.0)
+    (record,), *_ = predict(detector, [folder / "turned.jpg"], tmp_path / "out", ShownFrom(1.0))
     assert (record["width"], record["height"]) == (300, 200)
     picture = np.asarray(decode(tmp_path / "out" / "turned.jpg"), float)
     assert np.median(np.abs(picture - np.asarray(upright, float))) < 8
 
 
 def test_a_high_bar_leaves_pictures_without_boxes(detector, folder, tmp_path):
-    (record,), _ = predict(detector, [folder / "b.jpg"], tmp_path / "out", least_score=1.0)
+    (record,), *_ = predict(detector, [folder / "b.jpg"], tmp_path / "out", ShownFrom(1.0))
     assert record["objects"] == []
     assert os.listdir(tmp_path / "out")
 
 
 def test_a_damaged_photo_is_left_out_and_named_and_the_others_are_not_lost(detector, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8")
-    records, faults = predict(detector, find_images([str(folder)]), tmp_path / "out", least_score=1.0)
+    records, faults, _ = predict(detector, find_images([str(folder)]), tmp_path / "out", ShownFrom(1.0))
     assert records
     assert "broken.jpg" not in {Path(record["file"]).name for record in records}
     (fault,) = faults
     assert "broken.jpg" in fault
     assert (tmp_path / "out" / "predictions.json").is_file()
     with pytest.raises(InputError, match=r"no image can be used; cannot decode .*broken\.jpg"):
-        predict(detector, [folder / "broken.jpg"], tmp_path / "none", least_score=1.0)
+        predict(detector, [folder / "broken.jpg"], tmp_path / "none", ShownFrom(1.0))
     assert not (tmp_path / "none").exists()

@@ -9,10 +9,11 @@ import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
-from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.reproduce import compare, first_difference, load_recorded
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
+from ssd_graph.scoring.summary import write_summary
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def result(trained, tiny_coco):
 
 @pytest.fixture
 def recorded(result, tmp_path):
-    write_result(result, tmp_path)
+    write_summary(tmp_path, result.summary, result.rows)
     return load_recorded(tmp_path / "summary.json")
 
 

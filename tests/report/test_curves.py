@@ -8,8 +8,9 @@ import pytest
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
-from ssd_graph.scoring.diagnosis import match, sweep
+from ssd_graph.scoring.diagnosis import sweep
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import match
 from tests.report.conftest import made_detections, true_detections
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.report.pictures import MAX_BYTES, MAX_SIDE, Box, label_spots, picture, ranked_images
-from ssd_graph.scoring.diagnosis import f1_of, image_counts, match, outcome
+from ssd_graph.scoring.diagnosis import f1_of, image_counts, outcome
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import match
 from tests.report.conftest import made_detections, small_split, without_detections
 from tests.scoring.test_detections import rows_of
 

@@ -10,11 +10,11 @@ import pytest
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
-from ssd_graph.onnx_model.evaluate import OnnxResult, write_result
 from ssd_graph.scoring.compare import MIN_IMAGES, compare, load_evaluation
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
+from ssd_graph.scoring.summary import write_summary
 from tests import REPOSITORY
 from tests.report.conftest import made_detections, true_detections
 
@@ -52,7 +52,7 @@ def write(folder, split, rows, num_images=None, **changes):
         },
         **changes,
     }
-    write_result(OnnxResult(rows, scores, summary), folder)
+    write_summary(folder, summary, rows)
     return folder / "summary.json"
 
 
@@ -250,7 +250,7 @@ def test_missing_detections_are_refused_by_name(good):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_images": 3, "stats": {}}'])
 def test_what_is_no_summary_is_refused_by_name(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(InputError, match=r"summary\.json is not a summary\.json of tools/eval_onnx\.py"):
+    with pytest.raises(InputError, match=r"summary\.json is not a summary\.json of an evaluation"):
         load_evaluation(tmp_path)
 
 

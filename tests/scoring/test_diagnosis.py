@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from ssd_graph.scoring.detections_file import load_detections
-from ssd_graph.scoring.diagnosis import (
-    NO_OBJECT,
-    NOT_COUNTED,
-    confusion_matrix,
-    f1_of,
-    image_counts,
-    match,
-    outcome,
-    sweep,
-)
+from ssd_graph.scoring.diagnosis import confusion_matrix, f1_of, image_counts, outcome, sweep
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import NO_OBJECT, NOT_COUNTED, match
 from tests.scoring.test_detections import rows_of
 
 CAT, DOG = 3, 4

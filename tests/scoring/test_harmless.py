@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ssd_graph.data.coco import load_split
-from ssd_graph.scoring.diagnosis import match
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import match
 from tests.report.conftest import made_detections
 from tests.scoring.harmless import changed
 

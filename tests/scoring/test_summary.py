@@ -48,7 +48,7 @@ def test_a_summary_without_its_data_sets_folder_means_the_usual_one():
 )
 def test_other_entries_are_refused(tmp_path, change):
     (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **change}))
-    with pytest.raises(InputError, match=r"summary\.json is not a summary\.json of tools/eval_onnx\.py"):
+    with pytest.raises(InputError, match=r"summary\.json is not a summary\.json of an evaluation"):
         read_summary(tmp_path / "summary.json")
 
 

@@ -1,0 +1,146 @@
+"""The command lines of Ascend's SSD-Resnet, called the seed: what its flags and its scripts' flags mean here."""
+
+from __future__ import annotations
+
+import os
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ssd_graph.cli import InputError, launched
+from ssd_graph.config import RECIPES
+
+_TRUNK = Path("resnet34-333f7ec4.pth")
+"""The seed reads ImageNet's weights from there, in the current folder."""
+
+_TRUNKS = ("vgg16", "vgg16bn", "resnet18", "resnet34", "resnet50")
+"""Values of its --backbone, which it does not use either."""
+
+_ITS_OWN = {"--tag", "--local-rank", "--use-fp16", "--data-path", "--checkpoint-path", "--warmup", "--lr-decay-factor"}
+
+_NO_EFFECT = {
+    0: (
+        *("--dali", "--no-dali", "--dali-sync", "--fake-input", "--jit", "--delay-allreduce", "--opt-loss"),
+        *("--save", "--no-save", "--allreduce-running-stats", "--no-allreduce-running-stats"),
+        *("--profile-nvtx", "--profile-gc-off", "--profile-cudnn-get", "--profile-fake-optim"),
+    ),
+    1: (
+        *("--meta-files-path", "--eval-batch-size", "--input-batch-multiplier", "--dali-cache", "--use-nvjpeg"),
+        *("--use-roi-decode", "--model-path", "--nhwc", "--pad-input", "--num-classes", "--input-size"),
+        *("--iteration", "--warmup-factor", "--bn-group", "--profile", "--profile-start"),
+    ),
+}
+"""The seed's flags that change nothing here, by the number of their values; docs/training.md says why."""
+
+_OF_TRAINING = ("--lr", "--wd", "--epochs", "-e", "--loss-scale", "--seed", "-s", "--threshold", "-t")
+"""What the seed's evaluation takes and does not use, beside these."""
+
+
+class _NoEffect(Action):
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.no_effect = (*getattr(namespace, "no_effect", ()), option_string)
+
+
+def add_seed_flags(parser: ArgumentParser, *, training: bool) -> None:
+    """Let a parser, which keeps only what is given, take the seed's flags; --help does not list them.
+
+    `training` parsers have flags of their own for the recipe.
+    """
+    for number, flags in _NO_EFFECT.items():
+        for flag in flags:
+            parser.add_argument(flag, action=_NoEffect, nargs=number or 0, dest="no_effect", help=SUPPRESS)
+    parser.add_argument("--data-path", dest="data", help=SUPPRESS)
+    parser.add_argument("--checkpoint-path", dest="checkpoint", type=Path, help=SUPPRESS)
+    parser.add_argument("--tag", help=SUPPRESS)
+    parser.add_argument("--local-rank", type=int, help=SUPPRESS)
+    parser.add_argument("--use-fp16", action="store_true", help=SUPPRESS)
+    if training:
+        parser.add_argument("--warmup", type=int, help=SUPPRESS)
+        parser.add_argument("--lr-decay-factor", type=float, help=SUPPRESS)
+        return
+    for flag in _OF_TRAINING:
+        parser.add_argument(flag, action=_NoEffect, nargs=1, dest="no_effect", help=SUPPRESS)
+    for flag in ("--lr-decay-epochs", "--evaluation"):
+        parser.add_argument(flag, action=_NoEffect, nargs="*", dest="no_effect", help=SUPPRESS)
+
+
+def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) -> list[str]:
+    """Replace what only the seed has in `given`, the flags of `words`, by what it means; returns what to say of it.
+
+    Flags that only the seed has stand for its recipe, on NPUs if there are any, from its trunk's file.
+
+    Raises:
+        InputError: a flag cannot be obeyed.
+    """
+    no_effect = given.pop("no_effect", ())
+    if str(given.get("backbone")) in _TRUNKS:
+        no_effect += (f"--backbone {given.pop('backbone')}",)
+    if not no_effect and not _ITS_OWN & {word.partition("=")[0].replace("_", "-") for word in words}:
+        return []
+    _refuse_warmup(given.pop("warmup", None))
+    tag, rank, half = given.pop("tag", None), given.pop("local_rank", None), given.pop("use_fp16", False)
+    num_ranks = _join_ranks(rank)
+    if not {"npus", "gpus", "cpus"} & set(given):
+        given[f"{_kind_at_hand()}s"] = num_ranks
+    if num_ranks > 1:
+        given.pop("device_id", None)  # its number of devices there
+    if half and "cpus" not in given:
+        given.setdefault("amp", "fp16")
+    lines = [f"of the seed's flags, these change nothing here: {', '.join(no_effect)}"] if no_effect else []
+    if not training or {"recipe", "resume", "eval_only"} & set(given):
+        return lines
+    if tag:
+        given.setdefault("out", Path("runs") / tag)
+    return [*_as_its_recipe(given), *lines]
+
+
+def _as_its_recipe(given: dict[str, Any]) -> list[str]:
+    count = next(given[kind] for kind in ("npus", "gpus", "cpus") if kind in given)
+    given["recipe"] = "seed-8p" if count == 8 else "seed-1p"
+    lines = [f"the seed's flags: its recipe, {given['recipe']}, with what they change; --recipe chooses another"]
+    if "lr" in given:
+        images = given.get("batch_size", RECIPES[given["recipe"]].batch_size) * given.get("accumulate", 1) * count
+        multiple = max(1, round(given["lr"] / 2.5e-3 * images / 32))
+        given["lr"] = 2.5e-3 * multiple * 32 / images
+        lines.append(
+            f"learning rate {2.5e-3 * multiple:.4g} for {images} images: the seed rounds to multiples of 0.0025"
+        )
+    if "backbone" not in given and "checkpoint" not in given and _TRUNK.is_file():
+        given["backbone"] = _TRUNK
+    return lines
+
+
+def _refuse_warmup(steps: int | None) -> None:
+    if steps:
+        raise InputError(
+            f"--warmup {steps} counts steps; give --warmup-epochs, which is steps x images a step / training images: "
+            f"{steps * 256 / 117266:.3g} for COCO and 256 images a step"
+        )
+
+
+def _join_ranks(rank: int | None) -> int:
+    """The number of processes that the seed's scripts start, of which this is one where they say a rank."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if rank is None or launched():
+        return size if launched() else 1
+    if not 0 <= rank < size:
+        raise InputError(f"--local-rank {rank}: WORLD_SIZE says {size} processes; give --npus 8 once instead")
+    if size > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29688")
+    return size
+
+
+def _kind_at_hand() -> str:
+    from ssd_graph.compilers.backend import require_devices
+
+    for kind in ("npu", "gpu"):
+        with suppress(InputError):
+            require_devices(kind, 1)
+            return kind
+    return "cpu"

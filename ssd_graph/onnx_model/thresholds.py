@@ -1,0 +1,77 @@
+"""From which score a detection is shown: what an evaluation found best, kept in the model's metadata."""
+
+# D detections
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd_graph.data.coco import Categories
+from ssd_graph.files import atomic_write
+
+DEFAULT = 0.4
+"""For a model that no evaluation wrote thresholds into."""
+
+_KEY = "thresholds"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFrom:
+    """The least score of a detection that is shown."""
+
+    overall: float = DEFAULT
+    per_class: dict[int, float] = field(default_factory=dict)
+    """By category id; others have `overall`."""
+
+    @staticmethod
+    def of(metadata: Mapping[str, str]) -> ShownFrom | None:
+        """What a model's metadata say, if an evaluation wrote it.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: they are damaged.
+        """
+        if _KEY not in metadata:
+            return None
+        values = json.loads(metadata[_KEY])
+        return ShownFrom(float(values["overall"]), {int(k): float(v) for k, v in values["per_class"].items()})
+
+    def shows(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Whether detections [D] of categories [D] are shown, bool [D]."""
+        least = [self.per_class.get(label, self.overall) for label in labels.tolist()]
+        return scores >= np.array(least)
+
+    def describe(self) -> str:
+        """In words."""
+        values = sorted({self.overall, *self.per_class.values()})
+        return f"{values[0]:.2f}" + (f" to {values[-1]:.2f} by class" if len(values) > 1 else "")
+
+
+def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Categories) -> str:
+    """Put a summary's `thresholds` into the metadata of the model `path`; returns the file's new SHA-256.
+
+    A class whose objects were never found is shown from the overall threshold.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    import onnx
+
+    overall = thresholds["overall"]["score"] if thresholds["overall"] else DEFAULT
+    ids = dict(zip(categories.names, categories.ids, strict=True))
+    per_class = {str(ids[name]): best["score"] for name, best in thresholds["per_class"].items() if best}
+    model = onnx.load(path)
+    kept = [entry for entry in model.metadata_props if entry.key != _KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=_KEY, value=json.dumps({"overall": overall, "per_class": per_class}))
+    content = model.SerializeToString(deterministic=True)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
