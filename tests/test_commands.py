@@ -1,15 +1,20 @@
 """The user's commands, run as processes: results on good input; on bad input one line, exit code 2, no leftovers."""
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
+from ssd_graph.scoring.summary import write_summary
 from tests import REPOSITORY
 
 TRAIN, EXPORT, EVALUATE, PREDICT = (
@@ -17,7 +22,7 @@ TRAIN, EXPORT, EVALUATE, PREDICT = (
 )
 
 
-EVALUATE_GRAPH = REPOSITORY / "tools/eval_graph.py"
+EVALUATE_GRAPH, COMPARE = REPOSITORY / "tools/eval_graph.py", REPOSITORY / "tools/compare.py"
 
 
 def command(*arguments, cwd):
@@ -29,10 +34,26 @@ def command(*arguments, cwd):
     return done.returncode, done.stdout, done.stderr
 
 
+def command_here(script, *arguments, cwd):
+    """The same without the seconds that a new process takes to import torch."""
+    out, error, here = io.StringIO(), io.StringIO(), os.environ.copy()
+    here.pop("SSD_GRAPH_DATA", None)
+    with (
+        patch.object(sys, "argv", [str(script), *map(str, arguments)]),
+        patch.dict(os.environ, here, clear=True),
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_path(str(script), run_name="__main__")
+    return ended.value.code, out.getvalue(), error.getvalue()
+
+
 def refused(*arguments, cwd):
     """The one line of a command that must fail cleanly and leave `cwd` as it was."""
     before = sorted(cwd.rglob("*"))
-    code, out, error = command(*arguments, cwd=cwd)
+    code, out, error = command_here(*arguments, cwd=cwd)
     assert (code, out) == (2, "")
     assert error.count("\n") == 1, error
     assert sorted(cwd.rglob("*")) == before
@@ -74,7 +95,7 @@ def test_a_wrong_backbone_is_refused_before_anything_is_written(tiny_coco, tmp_p
         ("--lr", -1),
         ("--lr", "nan"),
         ("--ema", 1),
-        ("--loss_scale", 0),
+        ("--loss-scale", 0),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_their_flag(flag, value, tmp_path):
@@ -148,7 +169,7 @@ def test_predicting_on_no_image_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--threads", "--limit"])
 def test_numbers_below_one_are_refused(flag, tmp_path):
-    code, _, error = command(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
+    code, _, error = command_here(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
     assert code == 2
     assert "not a positive number" in error
 
@@ -200,25 +221,32 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     assert "detections: the same bits" in out
     code, out, error = command(PREDICT, "run/last.onnx", tiny_coco / "val2017", "--score", 0.06, cwd=tmp_path)
     assert (code, error) == (0, "")
-    assert "objects in 6 images by provider cpu, results in predictions" in out
+    assert "objects in 6 images with a score from 0.06 (--score), by provider cpu, results in predictions" in out
     assert len(list((tmp_path / "predictions").glob("*.jpg"))) == 6
 
 
 def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coco, tmp_path):
-    """Two processes, one process, the trainer's own flag and the exported model give one AP."""
+    """Two processes, one process, the trainer's own flag and the exported model give one AP, which can be compared."""
     scores = []
-    for arguments in (
-        (EVALUATE_GRAPH, trained / "last.pth", "--cpus", 2, "--backend", "eager"),
-        (EVALUATE_GRAPH, trained / "last.pth", "--batch-size", 4),
-        (TRAIN, "--eval-only", "--checkpoint", trained / "last.pth", "--batch-size", 4),
+    for run, arguments in (
+        (command, (EVALUATE_GRAPH, trained / "last.pth", "--cpus", 2, "--backend", "eager", "--out", "two")),
+        (command_here, (EVALUATE_GRAPH, trained / "last.pth", "--batch-size", 4, "--out", "one")),
+        (command_here, (TRAIN, "--eval-only", "--checkpoint", trained / "last.pth", "--out", "train")),
     ):
-        code, out, error = command(*arguments, "--data", tiny_coco, cwd=tmp_path)
+        code, out, error = run(*arguments, "--data", tiny_coco, cwd=tmp_path)
         assert code == 0, error
-        scores.append(float(out.rpartition("Final Evaluation Accuracy : ")[2]))
-    assert list(tmp_path.iterdir()) == []
+        scores.append(float(out.partition("Final Evaluation Accuracy : ")[2].split()[0]))
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        *("two", "one", "train"),
+        *("summary.json", "detections.json"),
+    }
     split = load_split(tiny_coco, "val")
-    exported = evaluate_onnx(trained / "model.onnx", split).scores.stats["AP"]
-    assert scores == pytest.approx([exported] * 3, abs=1e-6)
+    exported = evaluate_onnx(trained / "model.onnx", split)
+    assert scores == pytest.approx([exported.scores.stats["AP"]] * 3, abs=1e-6)
+    write_summary(tmp_path / "exported", exported.summary, exported.rows)
+    code, out, _ = command_here(COMPARE, "one", "exported", "--data", tiny_coco, "--resamples", 10, cwd=tmp_path)
+    assert code == 0
+    assert "6 images of instances_val2017.json" in out
 
 
 def test_scoring_nothing_is_refused(tiny_coco, tmp_path):

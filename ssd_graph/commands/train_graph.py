@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--validate-every", type=float, metavar="EPOCHS", help="the same at regular intervals")
     recipe.add_argument("--threshold", "-t", type=float, help="AP that ends the run; 1 for none")
     recipe.add_argument("--patience", type=positive, metavar="N", help="validations without a better AP that end it")
-    recipe.add_argument("--freeze", choices=get_args(Freeze), help="keep the trunk's weights up to this stage (default: none)")
+    recipe.add_argument(
+        "--freeze", choices=get_args(Freeze), help="keep the trunk's weights up to this stage (default: none)"
+    )
     recipe.add_argument("--seed", "-s", type=int, help="fixes weights, order, augmentation (default: 1)")
 
     loop = result.add_argument_group("loop")
@@ -142,9 +144,8 @@ def main() -> None:
             raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
         from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-        what = {
-            name: given[name] for name in ("checkpoint", "data", "workers", "upright", "batch_size") if name in given
-        }
+        names = ("checkpoint", "data", "workers", "upright", "empty_images", "batch_size", "out")
+        what = {name: given[name] for name in names if name in given}
         print_scores(GraphEvalOptions(**what | device_options(given)))
         return
     # These import torch, which --help need not wait for.

@@ -73,7 +73,7 @@ class TrainOptions:
             ("--lr", recipe.learning_rate, 0 <= recipe.learning_rate < float("inf"), "0 or more"),
             ("--wd", recipe.weight_decay, 0 <= recipe.weight_decay < float("inf"), "0 or more"),
             ("--ema", recipe.ema_decay, 0 <= recipe.ema_decay < 1, "0 for none, or a decay such as 0.9998"),
-            ("--loss_scale", recipe.loss_scale, 0 < recipe.loss_scale < float("inf"), "`dynamic` or more than 0"),
+            ("--loss-scale", recipe.loss_scale, 0 < recipe.loss_scale < float("inf"), "`dynamic` or more than 0"),
         ):
             if not fits:
                 raise InputError(f"{flag} {value}: give {advice}")

@@ -196,5 +196,5 @@ class Trainer:
             good = f"the last checkpoint is {folder.last}" if folder.last.is_file() else "nothing was saved"
             raise InputError(
                 f"the last {num_skipped} steps had non-finite gradients and were skipped; {good}; try a lower --lr, "
-                "--loss_scale dynamic or --amp bf16"
+                "--loss-scale dynamic or --amp bf16"
             )

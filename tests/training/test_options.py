@@ -26,7 +26,7 @@ def test_settings_are_plain_values():
         ({"learning_rate": float("nan")}, "--lr nan: give 0 or more"),
         ({"weight_decay": -1.0}, "--wd -1.0: give 0 or more"),
         ({"ema_decay": 1.0}, "--ema 1.0: give 0 for none"),
-        ({"loss_scale": float("inf")}, "--loss_scale inf: give `dynamic` or more than 0"),
+        ({"loss_scale": float("inf")}, "--loss-scale inf: give `dynamic` or more than 0"),
     ],
 )
 def test_numbers_that_make_no_run_are_refused_by_their_flag(number, words):
