@@ -4,16 +4,12 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+from tests.chromium import CHROMIUM, FLAGS, require_chromium
+
 LIGHT, DARK = 1, 0
 
 # Puts the page into frames as wide as a phone and a desktop and writes down what is seen there.
@@ -51,8 +47,7 @@ addEventListener("load", () => document.body.textContent = JSON.stringify(frames
 @pytest.fixture
 def browse(tmp_path):
     """What a phone and a desktop show of a page."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH; install one with `apt-get install chromium`")
+    require_chromium()
 
     def look(path, scheme=LIGHT):
         text = json.dumps(path.read_text(encoding="utf-8")).replace("<", "\\u003c")
