@@ -38,7 +38,7 @@ class Chromium:
         )
         os.close(theirs_in)
         os.close(theirs_out)
-        self._numbers, self._rest, self.workers, self.requested = count(1), b"", [], []
+        self._numbers, self._rest, self.workers, self.requested = count(1), b"", {}, []
         self.downloads = folder / "downloads"
         target = self.call("Target.createTarget", session="", url="about:blank")["targetId"]
         self._page = self.call("Target.attachToTarget", session="", targetId=target, flatten=True)["sessionId"]
@@ -79,7 +79,9 @@ class Chromium:
         """A key, by its name and Windows' number for it."""
         for kind in ("keyDown", "keyUp"):
             parameters = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-            self.call("Input.dispatchKeyEvent", type=kind, **parameters, **({"text": text} if kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, **parameters, **({"text": text} if kind == "keyDown" else {})
+            )
 
     def _send(self, method, session, parameters):
         message = {"id": next(self._numbers), "method": method, "params": parameters}
@@ -99,7 +101,7 @@ class Chromium:
         if message.get("method") == "Network.requestWillBeSent":
             self.requested.append(message["params"]["request"]["url"])
         if message.get("method") == "Target.attachedToTarget":
-            session = message["params"]["sessionId"]
-            self.workers.append(session)
+            session, target = message["params"]["sessionId"], message["params"]["targetInfo"]
+            self.workers[session] = target["type"]
             self._send("Network.enable", session, {})
             self._send("Runtime.runIfWaitingForDebugger", session, {})

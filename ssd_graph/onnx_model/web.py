@@ -41,7 +41,7 @@ _THRESHOLD = 0.4
 """Least score of what is shown where the metadata have no thresholds; tools/predict_onnx.py's."""
 
 _POLICY = (
-    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src blob:; connect-src 'self'{cdn}; "
+    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self'{cdn}; "
     "style-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'"
 )
 """Content security policy. The worker and the runtime, once its hash is checked, are run from blobs."""

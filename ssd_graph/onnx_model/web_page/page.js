@@ -112,7 +112,8 @@ async function detect(file) {
     picture.list = element("ul", { className: "key" });
     pictures.push(picture);
     byId("pictures").prepend(figure(picture, URL.createObjectURL(file)));
-    redraw();
+    draw(picture);
+    total();
     say(`${file.name}: ${inWords(picture)}.`);
   } catch (error) {
     say(`${file.name} is left out: ${error.message}.`);
@@ -148,17 +149,24 @@ function showThreshold() {
   output.querySelector("output").textContent = ownThresholds.checked ? "by class" : leastScore.toFixed(2);
 }
 
-/** Boxes and lists of all pictures, after a new one or another threshold. */
+/** Boxes and list of a picture. */
+function draw(picture) {
+  picture.boxes.replaceChildren(...shown(picture).reverse().flatMap(object => box(object, picture)));
+  const list = counts(picture).map(([category, count]) => counted(category, count));
+  picture.list.replaceChildren(...(list.length ? list : [element("li", { textContent: "Nothing found" })]));
+}
+
+function total() {
+  const sum = pictures.reduce((objects, picture) => objects + shown(picture).length, 0);
+  output.querySelector("h2").textContent = `${plural(sum, "object")} in ${plural(pictures.length, "picture")}`;
+  output.hidden = !pictures.length;
+}
+
+/** All pictures anew, after another threshold. */
 function redraw() {
   showThreshold();
-  for (const picture of pictures) {
-    picture.boxes.replaceChildren(...shown(picture).reverse().flatMap(object => box(object, picture)));
-    const list = counts(picture).map(([category, count]) => counted(category, count));
-    picture.list.replaceChildren(...(list.length ? list : [element("li", { textContent: "Nothing found" })]));
-  }
-  const total = pictures.reduce((sum, picture) => sum + shown(picture).length, 0);
-  output.querySelector("h2").textContent = `${plural(total, "object")} in ${plural(pictures.length, "picture")}`;
-  output.hidden = !pictures.length;
+  pictures.forEach(draw);
+  total();
 }
 
 /** A box, kept inside the picture, and its caption: along its left side, or the right one in the right half. */
@@ -197,7 +205,7 @@ function clear() {
   for (const image of byId("pictures").querySelectorAll("img")) URL.revokeObjectURL(image.src);
   byId("pictures").replaceChildren();
   pictures.length = 0;
-  redraw();
+  total();
   say("The pictures are removed.");
   choose.focus();
 }
