@@ -106,7 +106,8 @@ async function detect(file) {
     const found = await ask({ picture: file });
     const objects = found.labels.map((label, i) => {
       if (!categories.has(label)) throw new Error(`the model finds a class ${label} that it does not name`);
-      return { category: categories.get(label).name, category_id: label, score: found.scores[i], box_xyxy: found.boxes[i] };
+      const { name } = categories.get(label);
+      return { category: name, category_id: label, score: found.scores[i], box_xyxy: found.boxes[i] };
     });
     const picture = { ...found, name: file.name, objects, boxes: element("div", { className: "boxes" }) };
     picture.list = element("ul", { className: "key" });
@@ -124,8 +125,9 @@ function figure(picture, url) {
   const { name, width, height, preparing, network } = picture;
   const image = element("img", { src: url, alt: name, width, height });
   const times = `${width} × ${height}; network ${network.toFixed(0)} ms, preparing ${preparing.toFixed(0)} ms`;
-  const caption = element("figcaption", {}, element("b", { textContent: name }), element("small", { textContent: times }));
-  return element("figure", {}, element("div", { className: "frame" }, image, picture.boxes), caption, picture.list);
+  const title = element("b", { textContent: name }), facts = element("small", { textContent: times });
+  const frame = element("div", { className: "frame" }, image, picture.boxes);
+  return element("figure", {}, frame, element("figcaption", {}, title, facts), picture.list);
 }
 
 const threshold = category => (ownThresholds.checked ? category.threshold ?? settings.threshold : leastScore);
@@ -196,9 +198,9 @@ function save() {
     return { file: name, picture: null, width, height, objects: shown(picture) };
   });
   const text = JSON.stringify({ ...bar, model_sha256: settings.sha256, images }, null, 1) + "\n";
-  const link = { download: "predictions.json", href: URL.createObjectURL(new Blob([text], { type: "application/json" })) };
-  element("a", link).click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  element("a", { download: "predictions.json", href }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
 function clear() {
