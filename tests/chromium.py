@@ -8,18 +8,11 @@ import subprocess
 import time
 from itertools import count
 
-import pytest
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-
-
-def require_chromium():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH; install one with `apt-get install chromium`")
 
 
 class Chromium:

@@ -12,15 +12,20 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.web import write_page
-from tests.chromium import Chromium, require_chromium
+from tests.chromium import CHROMIUM, Chromium
 from tests.report.test_browser import contrast
 
+pytestmark = pytest.mark.skipif(  # and not in a fixture, before which models would be trained
+    CHROMIUM is None or "SSD_GRAPH_ORT_WEB" not in os.environ,
+    reason="needs Chromium, and in SSD_GRAPH_ORT_WEB the dist/ folder of npm's package onnxruntime-web",
+)
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 HOSTILE = "<img src=x onerror=alert(1)>"
 STATUS = "document.querySelector('#status').textContent"
@@ -33,14 +38,11 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def runtime():
-    require_chromium()
-    if "SSD_GRAPH_ORT_WEB" not in os.environ:
-        pytest.skip("SSD_GRAPH_ORT_WEB is not set to the dist/ folder of npm's package onnxruntime-web")
     return Path(os.environ["SSD_GRAPH_ORT_WEB"])
 
 
 @pytest.fixture(scope="module")
-def served(runtime, tmp_path_factory):
+def served():
     """A function that serves a folder and gives its address."""
     servers = []
 
@@ -97,7 +99,7 @@ def choose(page, paths):
 
 
 def pictures(folder):
-    """20 generated PNGs, one of which is transparent, one tall; four JPEGs, one stored turned."""
+    """20 generated PNGs, one with a gamma, one transparent, one tall; four JPEGs, one stored turned."""
     paths = []
     for i in range(24):
         image = draw_image(np.random.default_rng([5, i]))[0]
@@ -105,11 +107,13 @@ def pictures(folder):
             image.putalpha(Image.linear_gradient("L").resize(image.size))
         if i == 19:
             image = image.resize((320, 900))
-        exif = Image.Exif()
+        exif, chunks = Image.Exif(), PngInfo()
+        if i == 17:
+            chunks.add(b"gAMA", (100_000).to_bytes(4, "big"))
         if i == 23:
             exif[0x0112] = 6
         paths.append(folder / f"{i}.{'png' if i < 20 else 'jpg'}")
-        image.save(paths[-1], exif=exif, quality=92)
+        image.save(paths[-1], exif=exif, quality=92, pnginfo=chunks)
     return paths
 
 

@@ -90,6 +90,7 @@ function acceptPictures() {
     leastScore = Number(score.value);
     redraw();
   };
+  score.onchange = () => say(`${output.querySelector("h2").textContent}.`);
   ownThresholds.onchange = redraw;
   byId("save").onclick = save;
   byId("clear").onclick = clear;
