@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from ssd_graph.data.coco80 import COCO80
+from ssd_graph.onnx_model.web import RUNTIME_FILES
 from tests import REPOSITORY, markdown
 from tests.checkpoints.test_published import network, saved
 from tests.markdown import PAGES
@@ -40,6 +41,8 @@ OTHER_PROGRAMS = {
     "pip": "changes the environment",
     ".": "changes the shell",
     "atc": "belongs to CANN",
+    "npm": "fetches from the network",
+    "tar": "unpacks what npm fetched",
     "pre-commit": "changes the clone",
 }
 """What the documentation asks for that is not ours and is not run, and why."""
@@ -117,6 +120,9 @@ def folder(trained, tiny_coco, tmp_path, monkeypatch):
         shutil.copy(trained / "last.pth", tmp_path / name)
     for name in ("model.onnx", "other.onnx", "ckpt.onnx"):
         shutil.copy(trained / "model.onnx", tmp_path / name)
+    (tmp_path / "package" / "dist").mkdir(parents=True)
+    for name in RUNTIME_FILES:
+        (tmp_path / "package" / "dist" / name).touch()
     (tmp_path / "coco").symlink_to(tiny_coco)
     (tmp_path / "photos").symlink_to(tiny_coco / "val2017")
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,10 @@ from tests import REPOSITORY
 pytest.importorskip("build")
 
 NOT_SOURCES = (".*", "*.egg-info", "__pycache__", "build", "coco", "demo", "dist", "runs", "*.pth", "*.onnx")
-COMMANDS = ("train", "export", "eval", "eval-graph", "predict", "compare", "convert", "check-coco", "download-coco")
+COMMANDS = (
+    *("train", "export", "web", "eval", "eval-graph", "predict", "compare", "convert"),
+    *("check-coco", "download-coco"),
+)
 
 
 def run(*command, **environment):
@@ -61,7 +64,7 @@ def test_the_wheel_holds_the_package_alone(dist):
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = REPOSITORY / "ssd_graph"
-    sources = [file for file in package.rglob("*") if file.suffix in (".py", ".css", ".json")]
+    sources = [file for file in package.rglob("*") if file.suffix in (".py", ".css", ".json", ".html", ".js")]
     assert names == {file.relative_to(REPOSITORY).as_posix() for file in sources}
 
 

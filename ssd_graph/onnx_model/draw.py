@@ -51,7 +51,7 @@ def draw_detections(
         place = _caption_place(draw.textbbox((0, 0), caption, font), (left, top, bottom), image.size)
         filled = draw.textbbox(place, caption, font)
         draw.rectangle((filled[0] - 2, filled[1] - 2, filled[2] + 2, filled[3] + 2), fill=colour)
-        draw.text(place, caption, _ink(colour), font)
+        draw.text(place, caption, ink(colour), font)
     return drawn
 
 
@@ -101,7 +101,7 @@ def _caption_place(
     return max(2, min(left + 2, size[0] - width)), max(0, y)
 
 
-def _ink(colour: tuple[int, int, int]) -> str:
+def ink(colour: tuple[int, int, int]) -> str:
     """Black or white, whichever is easier to read on `colour` (WCAG's contrast of relative luminances)."""
     linear = [(c / 255) ** 2.2 for c in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

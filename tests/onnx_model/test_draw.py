@@ -6,7 +6,7 @@ from PIL import Image, ImageFont
 
 from ssd_graph.cli import say_once
 from ssd_graph.onnx_model import draw
-from ssd_graph.onnx_model.draw import _ink, class_colour, draw_detections
+from ssd_graph.onnx_model.draw import class_colour, draw_detections, ink
 
 GREY = (128, 128, 128)
 
@@ -69,7 +69,7 @@ def test_captions_have_a_contrast_of_at_least_four():
 
     for index in range(80):
         colour = class_colour(index)
-        light, dark = sorted((luminance(colour), {"black": 0.0, "white": 1.0}[_ink(colour)]), reverse=True)
+        light, dark = sorted((luminance(colour), {"black": 0.0, "white": 1.0}[ink(colour)]), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4
 
 

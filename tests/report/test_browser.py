@@ -4,16 +4,12 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+from tests.chromium import CHROMIUM, FLAGS
+
 LIGHT, DARK = 1, 0
 
 # Puts the page into frames as wide as a phone and a desktop and writes down what is seen there.
