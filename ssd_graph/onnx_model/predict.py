@@ -67,8 +67,7 @@ def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, shown_from
         records.append({"file": str(path), "picture": target.name, **size, "objects": objects})
     if faults and not records:
         raise InputError(f"no image can be used; {faults[0]}")
-    least = {"overall": shown_from.overall, "per_class": shown_from.per_class}
-    content = {"least_score": least, "model_sha256": detector.sha256, "images": records}
+    content = shown_from.to_json(detector.categories.ids) | {"model_sha256": detector.sha256, "images": records}
     with atomic_write(out / "predictions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     return Predictions(records, faults, highest)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,21 @@ class ShownFrom:
         if _KEY not in metadata:
             return None
         values = json.loads(metadata[_KEY])
-        return ShownFrom(float(values["overall"]), {int(k): float(v) for k, v in values["per_class"].items()})
+        found = ShownFrom(float(values["overall"]), {int(k): float(v) for k, v in values["per_class"].items()})
+        if not all(0 <= value <= 1 for value in (found.overall, *found.per_class.values())):
+            raise ValueError("a threshold outside 0 to 1")
+        return found
 
     def shows(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether detections [D] of categories [D] are shown, bool [D]."""
         least = [self.per_class.get(label, self.overall) for label in labels.tolist()]
         return scores >= np.array(least)
+
+    def to_json(self, category_ids: Iterable[int]) -> dict[str, Any]:
+        """As predictions.json has it."""
+        if not self.per_class:
+            return {"least_score": self.overall}
+        return {"least_score": None, "thresholds": {i: self.per_class.get(i, self.overall) for i in category_ids}}
 
     def describe(self) -> str:
         """In words."""

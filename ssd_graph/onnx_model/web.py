@@ -18,6 +18,7 @@ from ssd_graph.config import IMAGE_SIZE
 from ssd_graph.files import atomic_write, require_writable
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import class_colour, ink
+from ssd_graph.onnx_model.thresholds import ShownFrom
 
 RUNTIME_VERSION = "1.30.0"
 """Of npm's package onnxruntime-web."""
@@ -36,9 +37,6 @@ _PAGE = Path(__file__).parent / "web_page"
 
 _MARK = '<meta name="generator" content="ssd_graph">'
 """Of a page that may be replaced; index.html has it."""
-
-_THRESHOLD = 0.4
-"""Least score of what is shown where the metadata have no thresholds; tools/predict_onnx.py's."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self'{cdn}; "
@@ -71,7 +69,7 @@ def write_page(model: Path, out: Path, runtime: Path | None = None) -> WebPage:
     _require_place(out)
     detector = _load(model)
     copied = {"model.onnx": model.read_bytes()} | (_read_runtime(runtime) if runtime else {})
-    settings = _settings(model, detector, copied)
+    settings = _settings(detector, copied)
     page = {file.name: file.read_bytes() for file in sorted(_PAGE.iterdir())}
     policy = _POLICY.format(cdn="" if runtime else f" {CDN}")
     page["index.html"] = page["index.html"].replace(b"POLICY", policy.encode())
@@ -118,9 +116,9 @@ def _read_runtime(folder: Path) -> dict[str, bytes]:
         ) from error
 
 
-def _settings(model: Path, detector: OnnxDetector, copied: dict[str, bytes]) -> dict[str, Any]:
+def _settings(detector: OnnxDetector, copied: dict[str, bytes]) -> dict[str, Any]:
     """What `model.json` tells the page; `copied` are the large files beside it."""
-    overall, by_class = _thresholds(model, detector.metadata)
+    shown_from = detector.shown_from or ShownFrom()
     categories = zip(detector.categories.ids, detector.categories.names, strict=True)
     return {
         "files": {
@@ -132,14 +130,14 @@ def _settings(model: Path, detector: OnnxDetector, copied: dict[str, bytes]) -> 
         "sha256": detector.sha256,
         "bytes": len(copied["model.onnx"]),
         "least_score": float(json.loads(detector.metadata["score_threshold"])),
-        "threshold": overall,
+        "threshold": shown_from.overall,
         "categories": [
             {
                 "id": number,
                 "name": name,
                 "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(i)),
                 "ink": ink(class_colour(i)),
-                "threshold": by_class.get(str(number)),
+                "threshold": shown_from.per_class.get(number),
             }
             for i, (number, name) in enumerate(categories)
         ],
@@ -156,15 +154,3 @@ def _source(name: str, copied: dict[str, bytes]) -> dict[str, str]:
         "url": f"{name}?{digest.hexdigest()[:12]}",
         "integrity": f"sha384-{base64.b64encode(digest.digest()).decode()}",
     }
-
-
-def _thresholds(model: Path, metadata: dict[str, str]) -> tuple[float, dict[str, float]]:
-    """Least score of what is shown, and those of classes that have their own, by category id."""
-    try:
-        value = json.loads(metadata.get("thresholds", f'{{"overall": {_THRESHOLD}, "per_class": {{}}}}'))
-        overall, by_class = float(value["overall"]), {str(k): float(v) for k, v in value["per_class"].items()}
-        if not all(0 <= v <= 1 for v in (overall, *by_class.values())):
-            raise ValueError("a threshold outside 0 to 1")
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise InputError(f"{model} has damaged thresholds ({error!r}); export the checkpoint again") from error
-    return overall, by_class

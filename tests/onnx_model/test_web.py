@@ -98,7 +98,7 @@ def test_classes_may_have_thresholds_of_their_own(trained, tmp_path):
 )
 def test_damaged_thresholds_are_refused(trained, tmp_path, thresholds):
     model = changed(trained, tmp_path / "m.onnx", thresholds=thresholds)
-    with pytest.raises(InputError, match=r"m\.onnx has damaged thresholds .* export the checkpoint again"):
+    with pytest.raises(InputError, match=r"m\.onnx has damaged metadata .* export the checkpoint again"):
         write_page(model, tmp_path / "web")
     assert not (tmp_path / "web").exists()
 

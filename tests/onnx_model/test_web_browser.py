@@ -18,6 +18,7 @@ from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.predict import predict
+from ssd_graph.onnx_model.thresholds import ShownFrom
 from ssd_graph.onnx_model.web import write_page
 from tests.chromium import CHROMIUM, Chromium
 from tests.report.test_browser import contrast
@@ -148,7 +149,7 @@ def test_the_page_finds_what_python_finds(page, trained, tmp_path):
     choose(page, paths)
     set_score(page, bar)
     found = saved(page)
-    records, _ = predict(detector, paths, tmp_path / "out", least_score=bar)
+    records, *_ = predict(detector, paths, tmp_path / "out", ShownFrom(bar))
     assert list(found) == list(json.loads((tmp_path / "out" / "predictions.json").read_text()))
     assert (found["model_sha256"], found["least_score"]) == (detector.sha256, bar)
     assert sum(len(record["objects"]) for record in records) > 100

@@ -1,0 +1,71 @@
+"""The thresholds that an evaluation finds go into the model, and decide what is shown of its detections."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from ssd_graph.commands import eval_onnx, predict_onnx
+from ssd_graph.data.coco import load_split
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.evaluate import evaluate_onnx
+from ssd_graph.onnx_model.thresholds import ShownFrom, write_thresholds
+
+
+def run(monkeypatch, main, *words):
+    monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    return shutil.copy(trained / "model.onnx", tmp_path / "model.onnx")
+
+
+def test_an_evaluation_writes_them_and_still_repeats(monkeypatch, model, tiny_coco, tmp_path):
+    before = evaluate_onnx(model, load_split(tiny_coco, "val"))
+    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 0
+    detector = OnnxDetector(model)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    overall = summary["thresholds"]["overall"]
+    assert detector.shown_from.overall == (overall["score"] if overall else 0.4)
+    assert summary["model"]["sha256"] == detector.sha256
+    assert summary["detections_sha256"] == before.summary["detections_sha256"]
+    assert run(monkeypatch, eval_onnx.main, model, "--verify", tmp_path / "summary.json") == 0
+    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 0
+    assert OnnxDetector(model).sha256 == detector.sha256
+
+
+def test_a_class_without_a_threshold_has_the_overall_one(model):
+    categories = OnnxDetector(model).categories
+    best = {"score": 0.75, "f1": 0.5}
+    per_class = dict.fromkeys(categories.names) | {categories.names[1]: {"score": 0.25, "f1": 1.0}}
+    write_thresholds(model, {"overall": best, "per_class": per_class}, categories)
+    shown_from = OnnxDetector(model).shown_from
+    assert shown_from == ShownFrom(0.75, {categories.ids[1]: 0.25})
+    labels = np.array([categories.ids[0], categories.ids[1], categories.ids[1]])
+    assert shown_from.shows(np.array([0.74, 0.25, 0.24]), labels).tolist() == [False, True, False]
+    assert shown_from.describe() == "0.25 to 0.75 by class"
+
+
+def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsys, model, tiny_coco, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    categories = OnnxDetector(model).categories
+    nothing = dict.fromkeys(categories.names)
+    write_thresholds(model, {"overall": {"score": 1.0, "f1": 0.1}, "per_class": nothing}, categories)
+    assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017") == 0
+    out = capsys.readouterr().out
+    assert "0 objects in 6 images with a score from 1.00 (the model's thresholds)" in out
+    assert "the highest score seen is 0." in out
+    assert json.loads((tmp_path / "predictions" / "predictions.json").read_text())["least_score"] == 1.0
+    assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017", "--score", "0.06") == 0
+    assert "with a score from 0.06 (--score)" in capsys.readouterr().out
+
+
+def test_verifying_writes_no_thresholds(monkeypatch, capsys, model):
+    assert run(monkeypatch, eval_onnx.main, model, "--verify", "summary.json", "--write-thresholds") == 2
+    assert "--verify writes nothing" in capsys.readouterr().err
