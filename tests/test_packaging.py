@@ -15,7 +15,18 @@ from tests import REPOSITORY
 pytest.importorskip("build")
 
 NOT_SOURCES = (".*", "*.egg-info", "__pycache__", "build", "coco", "demo", "dist", "runs", "*.pth", "*.onnx")
-COMMANDS = ("train", "export", "eval", "eval-graph", "predict", "compare", "convert", "check-coco", "download-coco")
+COMMANDS = (
+    "train",
+    "export",
+    "eval",
+    "eval-graph",
+    "predict",
+    "compare",
+    "convert",
+    "check-coco",
+    "to-coco",
+    "download-coco",
+)
 
 
 def run(*command, **environment):

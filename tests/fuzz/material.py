@@ -18,6 +18,7 @@ from ssd_graph.data.shapes import write_shapes
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx, write_result
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from tests.conftest import train_tiny
+from tests.data.convert.folders import every_layout
 
 
 def make_material(folder: str) -> None:
@@ -36,6 +37,7 @@ def make_material(folder: str) -> None:
     result = evaluate_onnx(root / "model.onnx", load_split(root / "coco", "val"), RunSettings(threads=1))
     write_result(result, root / "scores")
     _write_images(root / "images")
+    every_layout(root / "layouts")
 
 
 def _write_images(folder: Path) -> None:

@@ -50,13 +50,7 @@ def read_coco(files: dict[str, CocoFile], upright: bool | None) -> DataSet:
     categories: dict[str, dict[int, Entry]] = {}
     for split, file in files.items():
         categories[split], data.splits[split] = _read(file, data.findings, upright is not False)
-    used = {thing.category for split in data.splits.values() for picture in split for thing in picture.objects}
-    for split, entries in categories.items():
-        root = entries.get(0)
-        others = [entry for number, entry in entries.items() if number != 0]
-        if root and others and 0 not in used and all(e.get("supercategory") == root["name"] for e in others):
-            del entries[0]
-            data.notes.append(f"{split}: left out category 0, '{root['name']}', the name of the project")
+    _drop_root(categories, data)
     names = {split: {i: str(entry["name"]) for i, entry in entries.items()} for split, entries in categories.items()}
     data.categories = next(iter(names.values()))
     if len(files) == 2:
@@ -70,6 +64,19 @@ def read_coco(files: dict[str, CocoFile], upright: bool | None) -> DataSet:
         if (root / "test" / ROBOFLOW).is_file():
             data.notes.append("left out the split test: training and scoring use train and val")
     return data
+
+
+def _drop_root(categories: dict[str, dict[int, Entry]], data: DataSet) -> None:
+    """Remove what Roboflow puts first: the name of the project, as a category that the others belong to."""
+    used = {thing.category for split in data.splits.values() for picture in split for thing in picture.objects}
+    for entries in categories.values():
+        root = entries.get(0)
+        others = [entry.get("supercategory") for number, entry in entries.items() if number]
+        if root and others and 0 not in used and set(map(str, others)) == {str(root["name"])}:
+            for each in categories.values():
+                each.pop(0, None)
+            data.notes.append(f"left out category 0, '{root['name']}', which is the name of the project")
+            return
 
 
 def _read(file: CocoFile, findings: Findings, upright: bool) -> tuple[dict[int, Entry], list[Picture]]:

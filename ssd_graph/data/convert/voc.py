@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -104,10 +105,11 @@ def _listed(file: Path, folder: Path, data: DataSet) -> list[Path]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {error}") from error
     for line in filter(None, map(str.strip, lines)):
-        name = line if (folder / f"{line}.xml").is_file() else line.split()[0]
+        # Unlike Path.is_file, this is False for a name that no file can have.
+        name = line if os.path.isfile(folder / f"{line}.xml") else line.split()[0]
         path = Path(name)
         xml = folder / f"{path.with_suffix('') if path.suffix.lower() in (*SUFFIXES, '.xml') else name}.xml"
-        if xml.is_file():
+        if os.path.isfile(xml):
             found[xml] = None
         else:
             data.findings.add(NO_XML, name)

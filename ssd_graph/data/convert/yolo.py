@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -117,10 +118,8 @@ def _locate(entry: str, bases: list[Path]) -> Path | None:
     candidates = [base / entry for base in bases]
     # `images` alone would do for every split.
     candidates += [bases[-1].joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
-    try:
-        return next((path for path in candidates if path.exists()), None)
-    except (OSError, ValueError):  # a name that no file can have
-        return None
+    # Unlike Path.exists, this is False for a name that no file can have.
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def _label_file(image: Path) -> Path | None:

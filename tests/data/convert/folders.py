@@ -38,6 +38,25 @@ def voc(objects, name="a.jpg", size=(100, 60)):
     return f"<annotation><filename>{name}</filename>{sides}{things}</annotation>"
 
 
+def every_layout(root):
+    """A small data set in each layout: `my_yolo`, `VOCdevkit/VOC2007` and `my_roboflow` below `root`."""
+    things = [("cat", 11, 21, 30, 40), ("dog", 2, 3, 50, 55, "<difficult>1</difficult>")]
+    categories = [{"id": 0, "name": "animals"}, {"id": 1, "name": "cat", "supercategory": "animals"}]
+    write(root / "my_yolo" / "data.yaml", "path: .\ntrain: images/train\nval: [images/val]\nnames: {0: cat, 1: dog}\n")
+    for split, roboflow in (("train", "train"), ("val", "valid")):
+        names = [f"{split}{number}" for number in (1, 2)]
+        for name in names:
+            for path in (f"my_yolo/images/{split}", "VOCdevkit/VOC2007/JPEGImages", f"my_roboflow/{roboflow}"):
+                picture(root / path / f"{name}.jpg")
+            write(root / "my_yolo" / "labels" / split / f"{name}.txt", "0 0.2 0.5 0.2 0.4\n1 .1 .1 .5 .2 .3 .9\n")
+            write(root / "VOCdevkit" / "VOC2007" / "Annotations" / f"{name}.xml", voc(things, f"{name}.jpg"))
+        write(root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names))
+        images = [{"id": i, "file_name": f"{name}.jpg", "width": 100, "height": 60} for i, name in enumerate(names)]
+        annotations = [{"image_id": i, "category_id": 1, "bbox": [9, 20, 20, 20], "id": i + 1} for i in (0, 1)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write(root / "my_roboflow" / roboflow / "_annotations.coco.json", json.dumps(content))
+
+
 def convert(*arguments):
     """The exit code of the command."""
     with patch.object(sys, "argv", ["to_coco.py", *map(str, arguments)]), pytest.raises(SystemExit) as ended:

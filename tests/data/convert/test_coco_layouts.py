@@ -57,7 +57,7 @@ def test_roboflows_export_is_converted_without_its_root_category_and_test(export
     assert categories(tmp_path / "out") == categories(tmp_path / "out", "val") == [(1, "cat"), (2, "dog")]
     out = capsys.readouterr().out
     assert out.count("left out the split test") == 1
-    assert "'animals', the name of the project" in out
+    assert "left out category 0, 'animals'" in out
 
 
 def test_a_category_0_that_is_no_root_stays(export, tmp_path):

@@ -170,6 +170,6 @@ def test_an_object_without_a_name_or_a_box_is_left_out(root, capsys, bad):
 
 
 def test_a_listed_image_without_an_xml_file_is_left_out(root, capsys):
-    listed(root, train="a\nnone\n")
+    listed(root, train=f"a\nnone\n{'n' * 300}\n")
     assert converted(root, code=1) == {"a.jpg": [BOX]}
     assert "none" in capsys.readouterr().out
