@@ -14,7 +14,7 @@ from ssd_graph.data.check.folder import read_content
 from ssd_graph.data.check.problems import Findings, Kind
 from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
 from ssd_graph.data.coco_file import AnnotationEntry
-from ssd_graph.data.convert.pictures import LEFT_OUT, DataSet, Object, Picture
+from ssd_graph.data.convert.pictures import LEFT_OUT, NO_TEST, DataSet, Object, Picture
 
 
 class CocoFile(NamedTuple):
@@ -59,10 +59,8 @@ def read_coco(files: dict[str, CocoFile], upright: bool | None) -> DataSet:
             picture._replace(objects=[o._replace(category=numbers[o.category]) for o in picture.objects])
             for picture in data.splits["val"]
         ]
-    if files["train" if "train" in files else "val"].annotations.name == ROBOFLOW:
-        root = next(iter(files.values())).annotations.parents[1]
-        if (root / "test" / ROBOFLOW).is_file():
-            data.notes.append("left out the split test: training and scoring use train and val")
+    if any((file.images.parent / "test" / ROBOFLOW).is_file() for file in files.values()):
+        data.notes.append(NO_TEST)
     return data
 
 

@@ -20,6 +20,7 @@ from ssd_graph.data.transforms import FORMATS, orientation
 
 LEFT_OUT = "left out"
 """How the effect of a kind begins that loses something."""
+NO_TEST = "left out the split test: training and scoring use train and val"
 _SMALLEST = 1e-6
 """Share of the image's side from which on a box has an area: less can become 0 in float32."""
 
@@ -87,10 +88,10 @@ def settle(data: DataSet, upright: bool | None = None) -> DataSet:
         upright: see DataSet; None decides by the sizes that the annotations state, and without any for upright, since
             that is how most tools show a picture.
     """
-    headers = _headers(list({picture.path: None for split in data.splits.values() for picture in split}))
-    everything = [picture for split in data.splits.values() for picture in split]
+    pictures = [picture for split in data.splits.values() for picture in split]
+    headers = _headers(list({picture.path: None for picture in pictures}))
     turned = sum(isinstance(header, _Header) and header.tag != 1 for header in headers.values())
-    upright = bool(turned) and (_are_upright(everything, headers) if upright is None else upright)
+    upright = bool(turned) and (_are_upright(pictures, headers) if upright is None else upright)
     if turned:
         of, how = ("upright", "with") if upright else ("stored", "without")
         data.notes.append(

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Kind
-from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, DataSet, Object, Picture, place
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
 from ssd_graph.data.file_names import last_part
 from ssd_graph.data.image_files import SUFFIXES, find_images
 
@@ -52,7 +52,10 @@ def read_voc(root: Path, difficult: Difficult) -> DataSet:
     data = DataSet({}, {})
     numbers: dict[str, int] = {}
     for split, (files, folder) in _splits(root, data).items():
-        images = {name: path for path in find_images([folder])[::-1] for name in (path.stem, path.name)}
+        images: dict[str, Path | None] = {}
+        for path in find_images([folder]):
+            for name in (path.stem, path.name):  # what two images have says nothing
+                images[name] = None if name in images else path
         read = (_read(file, images, numbers, difficult, data) for file in files)
         data.splits[split] = [picture for picture in read if picture]
     data.categories = dict(enumerate(sorted(numbers), 1))
@@ -74,16 +77,17 @@ def _final(thing: Object, numbers: dict[int, int], first: int) -> Object:
 
 def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path]]:
     """The XML files of each split and the folder of its images."""
-    folder = root / next(name for name in _XML_FOLDERS if any((root / name).glob("*.xml")))
-    files = sorted(folder.glob("*.xml"))
-    if folder.name in ("train", "valid", "val"):  # as Roboflow exports it
-        others = {"train": ("train",), "val": ("valid", "val")}
-        found = {split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in others.items()}
-        return {split: (sorted(place.glob("*.xml")), place) for split, place in found.items() if place}
+    name = next(name for name in _XML_FOLDERS if any((root / name).glob("*.xml")))
+    folder, files = root / name, sorted((root / name).glob("*.xml"))
+    if name in ("train", "valid", "val"):  # as Roboflow exports it
+        if (root / "test").is_dir():
+            data.notes.append(NO_TEST)
+        folders = {"train": root / "train", "val": root / ("valid" if (root / "valid").is_dir() else "val")}
+        return {split: (sorted(place.glob("*.xml")), place) for split, place in folders.items() if place.is_dir()}
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
-    lists = {name: file for name in ("train", "val", "trainval", "test") if (file := _list(root, name)).is_file()}
+    lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}
     if "test" in lists:
-        data.notes.append("left out the split test: training and scoring use train and val")
+        data.notes.append(NO_TEST)
     chosen = {split: lists[split] for split in ("train", "val") if split in lists}
     if not chosen and "trainval" not in lists:
         return {"train": (files, images)}
@@ -91,10 +95,6 @@ def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path]]:
     for file in sorted({*files} - {file for split in listed.values() for file in split}):
         data.findings.add(NOT_LISTED, place(file))
     return {split: (found, images) for split, found in listed.items()}
-
-
-def _list(root: Path, name: str) -> Path:
-    return root / "ImageSets" / "Main" / f"{name}.txt"
 
 
 def _listed(file: Path, folder: Path, data: DataSet) -> list[Path]:
@@ -117,7 +117,7 @@ def _listed(file: Path, folder: Path, data: DataSet) -> list[Path]:
 
 
 def _read(
-    file: Path, images: dict[str, Path], numbers: dict[str, int], difficult: Difficult, data: DataSet
+    file: Path, images: dict[str, Path | None], numbers: dict[str, int], difficult: Difficult, data: DataSet
 ) -> Picture | None:
     """An XML file's picture; `numbers` learns the names of its objects, in the order in which they are met."""
     try:

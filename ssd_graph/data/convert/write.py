@@ -29,7 +29,7 @@ def share_out(data: DataSet, share: float, seed: int) -> None:
     keys = {picture.path: _key(picture.path, seed) for picture in there}
     order = sorted(set(keys.values()))
     if len(order) < 2:
-        raise InputError("there is one image only, which cannot be both in train and in val")
+        raise InputError("there are too few images for train and val")
     # One image each, whatever their names.
     limit = min(max(share, order[0]), order[-2])
     chosen = [picture for picture in there if keys[picture.path] <= limit]
@@ -84,7 +84,7 @@ def write_coco(data: DataSet, folder: Path, *, copy: bool = False) -> None:
 
 def _names(pictures: list[Picture]) -> list[str]:
     """Names below the image folder: those below the folder that holds all images, so that none meets another."""
-    paths = [picture.path.absolute() for picture in pictures]
+    paths = [Path(os.path.abspath(picture.path)) for picture in pictures]
     common = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(common).as_posix() for path in paths]
 

@@ -12,7 +12,7 @@ import yaml
 from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Findings, Kind
 from ssd_graph.data.coco_file import Id
-from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, DataSet, Object, Picture, place
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
 from ssd_graph.data.image_files import find_images
 
 _ROUNDING = 0.01
@@ -65,7 +65,7 @@ def read_yolo(file: Path) -> DataSet:
             objects = _objects(label, names, settings.kpt_shape, data.findings) if label else []
             data.splits[split].append(Picture(path, objects))
     if settings.test:
-        data.notes.append("left out the split test: training and scoring use train and val")
+        data.notes.append(NO_TEST)
     for folder in sorted({label.parent for label in used if "labels" in label.parts}):
         for label in sorted({*folder.glob("*.txt")} - used):
             if label.name != "classes.txt":
@@ -103,11 +103,11 @@ def _images(entries: Iterable[str], bases: list[Path], data: DataSet) -> list[Pa
         if where.is_file() and where.suffix == ".txt":
             for line in where.read_text("utf-8-sig", errors="replace").splitlines():
                 if (name := line.strip()) and (image := _locate(name, [where.parent, *bases])):
-                    found[image] = None
+                    found[Path(os.path.abspath(image))] = None  # one image, however it is spelt
                 elif name:
                     data.findings.add(MISSING, name)
         else:
-            found.update(dict.fromkeys(find_images([where])))
+            found.update(dict.fromkeys(find_images([Path(os.path.abspath(where))])))
     return list(found)
 
 

@@ -78,6 +78,7 @@ def test_crowds_and_areas_are_kept(export, tmp_path):
     convert(export, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "annotations" / "instances_val2017.json").read_text())
     assert [(a["area"], a["iscrowd"]) for a in content["annotations"]] == [(750, 0), (5.5, 1)]
+    assert [(a["id"], a["image_id"]) for a in content["annotations"]] == [(3, 2), (4, 2)]  # behind those of train
 
 
 @pytest.fixture

@@ -118,6 +118,22 @@ def test_xml_files_that_all_name_one_image_get_their_own(root):
     assert converted(root, split="val") == {"b.jpg": [BOX]}
 
 
+def test_of_two_images_of_one_stem_the_named_one_is_taken_and_of_two_of_one_name_none(root, capsys):
+    picture(root / "JPEGImages" / "a.png")
+    assert converted(root) == {"a.jpg": [BOX]}
+    picture(root / "JPEGImages" / "more" / "a.jpg")
+    capsys.readouterr()
+    assert "a.jpg of Annotations/a.xml" in refused(capsys, root, root.parent / "again")
+
+
+def test_a_single_folder_called_train_is_all_there_is(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "train" / f"{name}.jpg")
+        write(tmp_path / "train" / f"{name}.xml", voc([CAT], f"{name}.jpg"))
+    assert convert(tmp_path / "train", tmp_path / "out") == 0
+    assert len({**boxes(tmp_path / "out"), **boxes(tmp_path / "out", "val")}) == 2
+
+
 @pytest.mark.parametrize("layout", ["roboflow", "beside", "small letters"])
 def test_other_places_of_xml_files_are_known(tmp_path, layout):
     for name, split in (("a", "train"), ("b", "valid")):

@@ -109,7 +109,7 @@ def test_further_images_move_none_of_the_others():
 def test_both_splits_get_an_image_however_few_there_are():
     for share in (1e-9, 0.5, 1 - 1e-9):
         assert len(shared(["a.jpg", "b.jpg"], share)) == 1
-    with pytest.raises(InputError, match="one image only"):
+    with pytest.raises(InputError, match="too few images"):
         shared(["a.jpg"])
 
 

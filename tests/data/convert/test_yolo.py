@@ -72,6 +72,14 @@ def test_an_absolute_path_and_lists_of_images_from_elsewhere_are_found(root):
     assert only_box(root, code=1) == ("cat", BOX)
 
 
+def test_an_image_that_lists_spell_in_two_ways_is_one(root):
+    picture(root / "train" / "images" / "deep" / "more.jpg")
+    names = ("../train/images/train.jpg", "train/images/train.jpg", "../lists/../train/images/deep/more.jpg")
+    write(root / "lists" / "train.txt", "\n".join(names))
+    describe(root, train="lists/train.txt", val="valid/images")
+    assert list(converted(root)) == ["train.jpg", "deep/more.jpg"]
+
+
 def test_a_split_that_is_named_and_not_there_is_refused(root, capsys):
     describe(root, train="train/images", val="../other/images")
     (root / "images").mkdir()  # which would do for every split
@@ -93,6 +101,14 @@ def test_a_list_of_classes_and_labels_beside_the_images_are_enough(tmp_path):
     assert convert(tmp_path / "in", tmp_path / "out") == 0
     found = {**boxes(tmp_path / "out"), **boxes(tmp_path / "out", "val")}
     assert set(found) == {f"{number}.PNG" for number in range(8)}
+
+
+def test_a_list_of_classes_among_the_labels_is_no_label(root, capsys):
+    (root / "data.yaml").unlink()
+    write(root / "classes.txt", "cat\nno\n")
+    write(root / "train" / "labels" / "classes.txt", "cat\nno\n")
+    assert only_box(root) == ("cat", BOX)
+    assert "classes.txt" not in capsys.readouterr().out
 
 
 def test_only_the_last_folder_images_becomes_labels_and_pictures_of_one_name_stay_apart(tmp_path):
@@ -152,9 +168,13 @@ def test_a_label_that_stands_twice_is_one_object(root, capsys):
     assert "label given twice" in capsys.readouterr().out
 
 
-def test_boxes_are_cut_to_the_image_and_those_without_area_left_out(root):
-    label(root, "0 0.95 0.5 0.2 0.5\n0 0.5 0.5 0 0.5\n")
-    assert only_box(root, code=1) == ("cat", pytest.approx((85, 15, 15, 30)))
+def test_boxes_are_cut_to_the_image_and_those_without_area_left_out(root, capsys):
+    label(root, "0 0.95 0.5 0.2 0.5\n0 0.05 0 0.2 0.5\n0 0.5 0.5 0 0.5\n")
+    right, left = converted(root, code=1)["train.jpg"]
+    assert (right[1:], left[1:]) == (pytest.approx((85, 15, 15, 30)), pytest.approx((0, 0, 15, 15)))
+    out = capsys.readouterr().out
+    assert "2  box over its image's edge" in out
+    assert "train.jpg: 85 15 105 45" in out
 
 
 @pytest.mark.parametrize(
