@@ -53,10 +53,11 @@ def read_yolo(file: Path) -> DataSet:
     names = settings.names if isinstance(settings.names, dict) else dict(enumerate(settings.names))
     data = DataSet({}, names, relative=True)
     root = file.parent.parent if file.parent.name == "labels" else file.parent
+    bases = [root / settings.path, Path(settings.path), root] if settings.path else [root]
     used: set[Path] = set()
     for split, entries in _splits(settings, root).items():
         data.splits[split] = []
-        for path in _images(entries, [root / settings.path, Path(settings.path), root], data):
+        for path in _images(entries, bases, data):
             label = _label_file(path)
             if label is None:
                 data.findings.add(NO_LABELS, place(path))
@@ -101,7 +102,7 @@ def _images(entries: Iterable[str], bases: list[Path], data: DataSet) -> list[Pa
         if where is None:
             raise InputError(f"'{entry}' of the yaml file is not below {bases[-1]}; correct it, or `path:`")
         if where.is_file() and where.suffix == ".txt":
-            for line in where.read_text("utf-8-sig", errors="replace").splitlines():
+            for line in _lines(where):
                 if (name := line.strip()) and (image := _locate(name, [where.parent, *bases])):
                     found[Path(os.path.abspath(image))] = None  # one image, however it is spelt
                 elif name:
@@ -134,11 +135,7 @@ def _label_file(image: Path) -> Path | None:
 
 def _objects(file: Path, names: dict[int, str], keypoints: tuple[int, int] | None, findings: Findings) -> list[Object]:
     objects: dict[Object, None] = {}
-    try:
-        lines = file.read_text("utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(file), 1):
         if not (words := line.split()):
             continue
         try:
@@ -157,6 +154,13 @@ def _objects(file: Path, names: dict[int, str], keypoints: tuple[int, int] | Non
             findings.add(REPEATED, f"{place(file)}, line {number}: {line.strip()}")
         objects[found] = None
     return list(objects)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _numbers(words: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float]]:

@@ -80,10 +80,12 @@ def test_an_image_that_lists_spell_in_two_ways_is_one(root):
     assert list(converted(root)) == ["train.jpg", "deep/more.jpg"]
 
 
-def test_a_split_that_is_named_and_not_there_is_refused(root, capsys):
-    describe(root, train="train/images", val="../other/images")
+def test_a_split_that_is_named_and_not_there_is_refused(root, capsys, monkeypatch):
+    describe(root, train="train/images", val="other/images")
     (root / "images").mkdir()  # which would do for every split
-    assert "'../other/images' of the yaml file is not below" in refused(capsys, root, root.parent / "out")
+    picture(root / "elsewhere" / "other" / "images" / "x.jpg")  # of another data set
+    monkeypatch.chdir(root / "elsewhere")
+    assert "'other/images' of the yaml file is not below" in refused(capsys, root, root.parent / "out")
 
 
 @pytest.mark.parametrize("names", ["[cat, no]", "{0: cat, 1: no}", "\n  1: no\n  0: cat", "\n- cat\n- no\n"])
