@@ -19,6 +19,7 @@ from ssd_graph.data.coco80 import COCO80
 from ssd_graph.onnx_model.web import RUNTIME_FILES
 from tests import REPOSITORY, markdown
 from tests.checkpoints.test_published import network, saved
+from tests.data.convert.folders import every_layout
 from tests.markdown import PAGES
 
 ONLY_PARSED = {
@@ -125,6 +126,8 @@ def folder(trained, tiny_coco, tmp_path, monkeypatch):
         (tmp_path / "package" / "dist" / name).touch()
     (tmp_path / "coco").symlink_to(tiny_coco)
     (tmp_path / "photos").symlink_to(tiny_coco / "val2017")
+    shutil.copy(tiny_coco / "annotations" / "instances_val2017.json", tmp_path / "photos.json")
+    every_layout(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

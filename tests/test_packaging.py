@@ -17,7 +17,7 @@ pytest.importorskip("build")
 NOT_SOURCES = (".*", "*.egg-info", "__pycache__", "build", "coco", "demo", "dist", "runs", "*.pth", "*.onnx")
 COMMANDS = (
     *("train", "export", "web", "eval", "eval-graph", "predict", "compare", "convert"),
-    *("check-coco", "download-coco"),
+    *("check-coco", "to-coco", "download-coco"),
 )
 
 

@@ -1,6 +1,8 @@
 """What is damaged, and who reads it: each kind writes one damaged file into its folder and then uses it as users do."""
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.commands import check_coco, compare, convert_checkpoint, eval_onnx, predict_onnx
+from ssd_graph.commands import check_coco, compare, convert_checkpoint, eval_onnx, predict_onnx, to_coco
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.loader import Loader
@@ -25,7 +27,7 @@ from tests.conftest import train_tiny
 from tests.fuzz import material
 from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights
 from tests.fuzz.mixed import use_mixed, write_mixed
-from tests.fuzz.mutations import damaged_bytes, damaged_json
+from tests.fuzz.mutations import HOSTILE_VALUES, damaged_bytes, damaged_json
 from tests.scoring.harmless import changed
 
 TRAIN, VAL = (Path("annotations") / f"instances_{split}2017.json" for split in ("train", "val"))
@@ -230,6 +232,39 @@ def report(sound):
     command(eval_onnx.main, "model.onnx", *options)
 
 
+def write_layout(rng, sound):
+    """A data set of another layout with one of its text files damaged."""
+    layout = rng.choice(sorted((sound / "layouts").iterdir()))
+    shutil.copytree(layout, "in")
+    file = rng.choice(sorted(f for f in Path("in").rglob("*.*") if f.suffix in (".yaml", ".txt", ".xml", ".json")))
+    whole = file.suffix == ".json" and rng.random() < 0.7
+    file.write_bytes(
+        damaged_json(rng, material.text(layout / file.relative_to("in"))) if whole else _damaged_text(rng, file)
+    )
+
+
+def _damaged_text(rng, file):
+    """Damaged bytes, or a word exchanged for a hostile one."""
+    content = file.read_bytes()
+    if rng.random() < 0.4:
+        return damaged_bytes(rng, content)
+    start, end = rng.choice([found.span() for found in re.finditer(rb"[\w./-]+", content)])
+    return content[:start] + str(rng.choice(HOSTILE_VALUES)).encode(errors="replace") + content[end:]
+
+
+def convert_layout(sound):
+    """What was written must load."""
+    try:
+        command(to_coco.main, "in", "out")
+    except SystemExit as end:
+        if end.code != 2:
+            try:
+                train_on(load_split(Path("out"), "train"))
+            except InputError as error:
+                raise AssertionError("what to_coco wrote does not load") from error
+        raise
+
+
 KINDS = {
     "coco-train": Kind(300, annotations(TRAIN), load_and_train),
     "coco-check": Kind(250, annotations(TRAIN), check_and_clean),
@@ -248,5 +283,6 @@ KINDS = {
     "image-predict": Kind(100, write_image, predict),
     "verify": Kind(150, write_summary, verify),
     "compare": Kind(150, write_summary, compare_summaries),
+    "layouts": Kind(300, write_layout, convert_layout),
     "metrics": Kind(100, write_metrics, report),
 }

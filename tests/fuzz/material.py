@@ -19,6 +19,7 @@ from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.summary import write_summary
 from tests.conftest import train_tiny
+from tests.data.convert.folders import every_layout
 
 
 def make_material(folder: str) -> None:
@@ -37,6 +38,7 @@ def make_material(folder: str) -> None:
     result = evaluate_onnx(root / "model.onnx", load_split(root / "coco", "val"), RunSettings(threads=1))
     write_summary(root / "scores", result.summary, result.rows)
     _write_images(root / "images")
+    every_layout(root / "layouts")
 
 
 def _write_images(folder: Path) -> None:

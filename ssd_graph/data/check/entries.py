@@ -241,5 +241,9 @@ def _read(entry: Any, kind: type[_E]) -> _E | None:
     """An entry as coco_file reads it; None if it refuses."""
     try:
         return msgspec.convert(entry, kind, strict=False)
-    except (msgspec.ValidationError, OverflowError):
+    except (
+        msgspec.ValidationError,
+        OverflowError,
+        UnicodeEncodeError,
+    ):  # the last: half a surrogate pair, for a number
         return None

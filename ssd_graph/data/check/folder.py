@@ -90,7 +90,7 @@ def check_split(
 ) -> SplitCheck:
     """Check an annotation file and the images that it names; a bar shows the progress."""
     findings = Findings()
-    content = _read(file, findings)
+    content = read_content(file, findings)
     if content is None:
         return SplitCheck(split, file, findings.problems())
     categories = check_categories(content["categories"], findings)
@@ -141,7 +141,8 @@ def refuse_input(file: Path, out: Path) -> None:
         raise InputError(f"{out} is the file to check, which is never overwritten; choose another name")
 
 
-def _read(file: Path, findings: Findings) -> dict[str, Any] | None:
+def read_content(file: Path, findings: Findings) -> dict[str, Any] | None:
+    """What an annotation file holds; None, with a finding, if it is none of COCO's."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

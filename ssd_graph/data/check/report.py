@@ -49,8 +49,13 @@ def _split_lines(check: SplitCheck) -> list[str]:
         lines.append(f"  {_plural(check.num_tiny, 'box', 'boxes')} of at most a pixel: bbox counts pixels")
     if check.num_unlisted:
         lines.append(f"  {_plural(check.num_unlisted, 'file')} that the annotations do not name: never read")
-    width = max((len(problem.kind.name) for problem in check.problems), default=0)
-    return lines + [line for problem in check.problems for line in _problem_lines(problem, width)] + [""]
+    return [*lines, *problem_lines(check.problems), ""]
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """Each problem with its number, what becomes of it, and its examples."""
+    width = max((len(problem.kind.name) for problem in problems), default=0)
+    return [line for problem in problems for line in _problem_lines(problem, width)]
 
 
 def _problem_lines(problem: Problem, width: int) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_name_that_leaves_the_folder_is_found(name):
         *(
             annotation(2, **{key: value})
             for key in ("image_id", "category_id")
-            for value in ("one", None, 1.5, 2**63, HUGE, {})
+            for value in ("one", None, 1.5, 2**63, HUGE, {}, "\ud800")
         ),
         *(annotation(2) | {"bbox": box} for box in (None, "box!", [], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "three", 4])),
         *(annotation(2) | {"bbox": [1, 2, 3, bad]} for bad in (None, True, HUGE, [])),

@@ -1,0 +1,1 @@
+"""tools/to_coco.py: other people's data sets as COCO folders."""

@@ -1,0 +1,172 @@
+"""Pascal VOC's layout: an XML file for each image, in `Annotations/` or beside the images, and lists of splits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from ssd_graph.cli import InputError
+from ssd_graph.data.check.problems import Kind
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
+from ssd_graph.data.file_names import last_part
+from ssd_graph.data.image_files import SUFFIXES, find_images
+
+Difficult = Literal["crowd", "keep", "drop"]
+
+BAD_XML = Kind("XML file that cannot be read", LEFT_OUT)
+NO_XML = Kind("listed image without an XML file", LEFT_OUT)
+BAD_OBJECT = Kind("object without a name or a box", LEFT_OUT)
+DROPPED = Kind("difficult object", "dropped, as --difficult drop says")
+NOT_LISTED = Kind("XML file that neither train nor val lists", "not used")
+
+_XML_FOLDERS = ("Annotations", "annotations", "train", "valid", "val", ".")
+_IMAGE_FOLDERS = ("JPEGImages", "images")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def find_voc(folder: Path) -> list[Path]:
+    """The data sets of this layout: `folder` itself or, if it is none, those in it, such as VOC2007."""
+    below = sorted({*folder.glob("VOC*"), *folder.glob("VOCdevkit/VOC*")})
+    return [folder] if _has_xml(folder) else [root for root in below if _has_xml(root)]
+
+
+def _has_xml(root: Path) -> bool:
+    return any(next((root / name).glob("*.xml"), None) for name in _XML_FOLDERS)
+
+
+def read_voc(root: Path, difficult: Difficult) -> DataSet:
+    """The data set of a folder that `find_voc` found.
+
+    VOC counts pixels from 1, and both corners belong to the box. Where a corner lies below 1, the writer of the data
+    set counted from 0, and all corners are taken as they are.
+
+    Args:
+        difficult: what becomes of the objects that VOC does not score.
+
+    Raises:
+        InputError: there is no image, or a list of a split cannot be read.
+    """
+    data = DataSet({}, {})
+    numbers: dict[str, int] = {}
+    for split, (files, folder) in _splits(root, data).items():
+        images: dict[str, Path | None] = {}
+        for path in find_images([folder]):
+            for name in (path.stem, path.name):  # what two images have says nothing
+                images[name] = None if name in images else path
+        read = (_read(file, images, numbers, difficult, data) for file in files)
+        data.splits[split] = [picture for picture in read if picture]
+    data.categories = dict(enumerate(sorted(numbers), 1))
+    sorted_numbers = {numbers[name]: number for number, name in data.categories.items()}
+    boxes = [thing.xyxy for split in data.splits.values() for picture in split for thing in picture.objects]
+    low = sum(min(box[:2]) < 1 for box in boxes)
+    if low:
+        data.notes.append(f"corners are taken to count from 0, not from 1 as in VOC: {low} boxes begin below 1")
+    for split in data.splits.values():
+        for picture in split:
+            picture.objects[:] = [_final(thing, sorted_numbers, 0 if low else 1) for thing in picture.objects]
+    return data
+
+
+def _final(thing: Object, numbers: dict[int, int], first: int) -> Object:
+    x1, y1, x2, y2 = thing.xyxy
+    return thing._replace(category=numbers[thing.category], xyxy=(x1 - first, y1 - first, x2, y2))
+
+
+def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path]]:
+    """The XML files of each split and the folder of its images."""
+    name = next(name for name in _XML_FOLDERS if any((root / name).glob("*.xml")))
+    folder, files = root / name, sorted((root / name).glob("*.xml"))
+    if name in ("train", "valid", "val"):  # as Roboflow exports it
+        if (root / "test").is_dir():
+            data.notes.append(NO_TEST)
+        folders = {"train": root / "train", "val": root / ("valid" if (root / "valid").is_dir() else "val")}
+        return {split: (sorted(place.glob("*.xml")), place) for split, place in folders.items() if place.is_dir()}
+    images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+    lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}
+    if "test" in lists:
+        data.notes.append(NO_TEST)
+    chosen = {split: lists[split] for split in ("train", "val") if split in lists}
+    if not chosen and "trainval" not in lists:
+        return {"train": (files, images)}
+    listed = {split: _listed(file, folder, data) for split, file in (chosen or {"train": lists["trainval"]}).items()}
+    for file in sorted({*files} - {file for split in listed.values() for file in split}):
+        data.findings.add(NOT_LISTED, place(file))
+    return {split: (found, images) for split, found in listed.items()}
+
+
+def _listed(file: Path, folder: Path, data: DataSet) -> list[Path]:
+    """The XML files of the images that a list names; the -1 or 1 behind a name in the list of a class is no name."""
+    found: dict[Path, None] = {}
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    for line in filter(None, map(str.strip, lines)):
+        # Unlike Path.is_file, this is False for a name that no file can have.
+        name = line if os.path.isfile(folder / f"{line}.xml") else line.split()[0]
+        path = Path(name)
+        xml = folder / f"{path.with_suffix('') if path.suffix.lower() in (*SUFFIXES, '.xml') else name}.xml"
+        if os.path.isfile(xml):
+            found[xml] = None
+        else:
+            data.findings.add(NO_XML, name)
+    return list(found)
+
+
+def _read(
+    file: Path, images: dict[str, Path | None], numbers: dict[str, int], difficult: Difficult, data: DataSet
+) -> Picture | None:
+    """An XML file's picture; `numbers` learns the names of its objects, in the order in which they are met."""
+    try:
+        tree = _parse(file.read_bytes())
+    except (OSError, ValueError, LookupError, expat.ExpatError) as error:
+        return data.findings.add(BAD_XML, f"{place(file)}: {error}")
+    name = last_part(_text(tree, "filename"))
+    path = images.get(file.stem) or images.get(name) or images.get(Path(name).stem)
+    if path is None:
+        return data.findings.add(MISSING, f"{name or 'that'} of {place(file)}")
+    objects = []
+    for entry in tree.findall("object"):
+        name, corners = _text(entry, "name"), [_text(entry, f"bndbox/{corner}") for corner in _CORNERS]
+        hard = _text(entry, "difficult") in ("1", "true")
+        try:
+            x1, y1, x2, y2 = map(float, corners if name else ())
+        except ValueError:
+            data.findings.add(BAD_OBJECT, f"{name} {' '.join(corners)} of {place(file)}")
+            continue
+        if hard and difficult == "drop":
+            data.findings.add(DROPPED, f"{name} of {place(file)}")
+        else:
+            number = numbers.setdefault(name, len(numbers))
+            objects.append(Object(number, (x1, y1, x2, y2), hard and difficult == "crowd"))
+    return Picture(path, objects, _size(tree))
+
+
+def _text(entry: Element, path: str) -> str:
+    return (entry.findtext(path) or "").strip()
+
+
+def _size(tree: Element) -> tuple[int, int] | None:
+    """Width and height; None where a tool wrote none, or 0."""
+    try:
+        width, height = (int(float(_text(tree, f"size/{side}"))) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _parse(text: bytes) -> Element:
+    """The root of an XML file that declares no entities: with those, a small file can stand for gigabytes."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it declares entities")
+
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, refuse
+    parser.Parse(text, True)
+    return builder.close()

@@ -1,0 +1,185 @@
+"""YOLO's layout: a data.yaml or a list of classes, images, and a text file of relative boxes for each image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import yaml
+
+from ssd_graph.cli import InputError
+from ssd_graph.data.check.problems import Findings, Kind
+from ssd_graph.data.coco_file import Id
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
+from ssd_graph.data.image_files import find_images
+
+_ROUNDING = 0.01
+"""How far a number may lie outside 0 to 1; such boxes are cut to the image."""
+_USUAL = {
+    "train": ("images/train", "train/images", "train"),
+    "val": ("images/val", "images/valid", "val/images", "valid/images", "val", "valid"),
+}
+"""Where images lie if nothing says so."""
+CLASS_LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
+
+OUTSIDE = Kind("label with a number outside 0 to 1, or NaN", LEFT_OUT)
+NO_LABELS = Kind("image without a label file", "has no objects")
+NO_IMAGE = Kind("label file whose image is not there or not listed", "not used")
+REPEATED = Kind("label given twice", "used once")
+
+
+class _Settings(msgspec.Struct):
+    """What is read of a data.yaml."""
+
+    names: list[str] | dict[Id, str]
+    path: str = ""
+    train: str | list[str] = ""
+    val: str | list[str] = ""
+    valid: str | list[str] = ""
+    test: str | list[str] = ""
+    kpt_shape: tuple[int, int] | None = None
+
+
+def read_yolo(file: Path) -> DataSet:
+    """The data set of a data.yaml, or of a list of classes.
+
+    Raises:
+        InputError: a file cannot be read; a split is not there; a label is no box and no polygon, or of an unknown
+            class.
+    """
+    settings = _settings(file)
+    names = settings.names if isinstance(settings.names, dict) else dict(enumerate(settings.names))
+    data = DataSet({}, names, relative=True)
+    root = file.parent.parent if file.parent.name == "labels" else file.parent
+    bases = [root / settings.path, Path(settings.path), root] if settings.path else [root]
+    used: set[Path] = set()
+    for split, entries in _splits(settings, root).items():
+        data.splits[split] = []
+        for path in _images(entries, bases, data):
+            label = _label_file(path)
+            if label is None:
+                data.findings.add(NO_LABELS, place(path))
+            else:
+                used.add(label)
+            objects = _objects(label, names, settings.kpt_shape, data.findings) if label else []
+            data.splits[split].append(Picture(path, objects))
+    if settings.test:
+        data.notes.append(NO_TEST)
+    for folder in sorted({label.parent for label in used if "labels" in label.parts}):
+        for label in sorted({*folder.glob("*.txt")} - used):
+            if label.name != "classes.txt":
+                data.findings.add(NO_IMAGE, place(label))
+    return data
+
+
+def _settings(file: Path) -> _Settings:
+    try:
+        if file.suffix not in (".yaml", ".yml"):
+            return _Settings([name for line in file.read_text("utf-8-sig").splitlines() if (name := line.strip())])
+        # This loader makes nothing but text, lists and dictionaries, so a class may be called `no` or `1`.
+        content = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)
+        return msgspec.convert(content, _Settings, strict=False)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise InputError(f"cannot read {file}: {error}; it needs names, and train and val") from error
+
+
+def _splits(settings: _Settings, root: Path) -> dict[str, list[str]]:
+    told = {"train": settings.train, "val": settings.val or settings.valid}
+    splits = {split: [entries] if isinstance(entries, str) else entries for split, entries in told.items() if entries}
+    if not splits:
+        usual = {split: [f for f in folders if (root / f).is_dir()][:1] for split, folders in _USUAL.items()}
+        splits = {split: found for split, found in usual.items() if found}
+    return splits or {"train": ["images" if (root / "images").is_dir() else "."]}
+
+
+def _images(entries: Iterable[str], bases: list[Path], data: DataSet) -> list[Path]:
+    """The images that folders and lists name, each once."""
+    found: dict[Path, None] = {}
+    for entry in entries:
+        where = _locate(entry, bases)
+        if where is None:
+            raise InputError(f"'{entry}' of the yaml file is not below {bases[-1]}; correct it, or `path:`")
+        if where.is_file() and where.suffix == ".txt":
+            for line in _lines(where):
+                if (name := line.strip()) and (image := _locate(name, [where.parent, *bases])):
+                    found[Path(os.path.abspath(image))] = None  # one image, however it is spelt
+                elif name:
+                    data.findings.add(MISSING, name)
+        else:
+            found.update(dict.fromkeys(find_images([Path(os.path.abspath(where))])))
+    return list(found)
+
+
+def _locate(entry: str, bases: list[Path]) -> Path | None:
+    """The file or folder that `entry` means, if need be without its first parts, which were true elsewhere."""
+    entry = entry.replace("\\", "/")
+    parts = [part for part in PurePosixPath(entry).parts if part not in ("/", "..")]
+    candidates = [base / entry for base in bases]
+    # `images` alone would do for every split.
+    candidates += [bases[-1].joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
+    # Unlike Path.exists, this is False for a name that no file can have.
+    return next((path for path in candidates if os.path.exists(path)), None)
+
+
+def _label_file(image: Path) -> Path | None:
+    """Labels lie in the image's folder, or where the last folder `images` of its path is called `labels`."""
+    folders = list(image.parent.parts)
+    beside = image.with_suffix(".txt")
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    candidates = (Path(*folders, beside.name), beside)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _objects(file: Path, names: dict[int, str], keypoints: tuple[int, int] | None, findings: Findings) -> list[Object]:
+    objects: dict[Object, None] = {}
+    for number, line in enumerate(_lines(file), 1):
+        if not (words := line.split()):
+            continue
+        try:
+            category, values = _numbers(words, keypoints)
+            if category not in names:
+                raise ValueError(
+                    f"class {words[0]} is none of the {len(names)} names; the names or the labels are wrong"
+                )
+        except ValueError as error:
+            raise InputError(f"{file}, line {number}: {error}") from error
+        if not all(-_ROUNDING <= value <= 1 + _ROUNDING for value in values):
+            findings.add(OUTSIDE, f"{place(file)}, line {number}: {line.strip()}")
+            continue
+        found = Object(int(category), _xyxy(values))
+        if found in objects:
+            findings.add(REPEATED, f"{place(file)}, line {number}: {line.strip()}")
+        objects[found] = None
+    return list(objects)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _numbers(words: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float]]:
+    """Class and numbers of a box (4) or a polygon (6 or more); key points behind a box are dropped."""
+    try:
+        category, *values = map(float, words)
+    except ValueError:
+        raise ValueError("it should hold numbers: a class and a box or a polygon") from None
+    if keypoints and len(values) == 4 + keypoints[0] * keypoints[1]:
+        return category, values[:4]
+    if len(values) == 5:
+        raise ValueError("5 numbers after the class: a detection with its confidence is no label; remove the last")
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise ValueError(f"{len(values)} numbers after the class; a box has 4, a polygon 6, 8, 10 or more")
+    return category, values
+
+
+def _xyxy(values: list[float]) -> tuple[float, float, float, float]:
+    if len(values) == 4:
+        x, y, w, h = values
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

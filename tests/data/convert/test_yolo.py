@@ -1,0 +1,255 @@
+"""YOLO's folders become COCO's: where images and labels lie, what a label may be, what is left out and refused."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ssd_graph.data.convert.pictures import settle
+from ssd_graph.data.convert.yolo import read_yolo
+from tests.data.convert.folders import boxes, convert, picture, refused, write
+
+LABEL = "0 0.5 0.5 0.2 0.5"
+"""Of a picture of 100 x 60 the box 40, 15, 20, 30."""
+BOX = pytest.approx((40, 15, 20, 30))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """One training and one validation image, as Roboflow lays them out."""
+    for split in ("train", "valid"):
+        picture(tmp_path / "in" / split / "images" / f"{split}.jpg")
+        write(tmp_path / "in" / split / "labels" / f"{split}.txt", f"{LABEL}\n")
+    describe(tmp_path / "in", train="../train/images", val="../valid/images")
+    return tmp_path / "in"
+
+
+def describe(root, **entries):
+    write(root / "data.yaml", json.dumps({"names": ["cat", "no"], **entries}))
+
+
+def label(root, text, split="train"):
+    write(root / split / "labels" / f"{split}.txt", text)
+
+
+def converted(root, *flags, code=0):
+    out = root.parent / "out"
+    assert convert(root, out, *flags) == code
+    return boxes(out)
+
+
+def only_box(root, **options):
+    ((name, *box),) = converted(root, **options)["train.jpg"]
+    return name, tuple(box)
+
+
+def test_roboflows_export_is_converted(root):
+    assert only_box(root) == ("cat", BOX)
+    assert list(boxes(root.parent / "out", "val")) == ["valid.jpg"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"train": "train/images", "valid": ["valid/images"]},
+        {"path": "..", "train": "in/train/images", "val": "in/valid/images"},
+        {"path": "/content/gone", "train": "/content/gone/train/images/", "val": "valid\\images"},
+        {"train": ["train/images", "train/images"], "val": "lists/val.txt"},
+        {},
+    ],
+)
+def test_images_are_found_however_the_yaml_names_them(root, entries):
+    write(root / "lists" / "val.txt", "../valid/images/valid.jpg\n\n")
+    describe(root, **entries)
+    assert only_box(root) == ("cat", BOX)
+
+
+def test_an_absolute_path_and_lists_of_images_from_elsewhere_are_found(root):
+    write(root / "train.txt", "./train/images/train.jpg\n/gone/train/images/none.jpg\n")
+    describe(root, path=str(root), train="train.txt", val="valid/images")
+    assert only_box(root, code=1) == ("cat", BOX)
+
+
+def test_an_image_that_lists_spell_in_two_ways_is_one(root):
+    picture(root / "train" / "images" / "deep" / "more.jpg")
+    names = ("../train/images/train.jpg", "train/images/train.jpg", "../lists/../train/images/deep/more.jpg")
+    write(root / "lists" / "train.txt", "\n".join(names))
+    describe(root, train="lists/train.txt", val="valid/images")
+    assert list(converted(root)) == ["train.jpg", "deep/more.jpg"]
+
+
+def test_a_split_that_is_named_and_not_there_is_refused(root, capsys, monkeypatch):
+    describe(root, train="train/images", val="other/images")
+    (root / "images").mkdir()  # which would do for every split
+    picture(root / "elsewhere" / "other" / "images" / "x.jpg")  # of another data set
+    monkeypatch.chdir(root / "elsewhere")
+    assert "'other/images' of the yaml file is not below" in refused(capsys, root, root.parent / "out")
+
+
+@pytest.mark.parametrize("names", ["[cat, no]", "{0: cat, 1: no}", "\n  1: no\n  0: cat", "\n- cat\n- no\n"])
+def test_names_may_be_a_list_or_a_mapping_and_are_never_taken_for_yes_or_no(root, names):
+    write(root / "data.yaml", f"train: train/images\nval: valid/images\nnames: {names}\nnc: 2\n")
+    label(root, "1 0.5 0.5 0.2 0.5")
+    assert only_box(root)[0] == "no"
+
+
+def test_a_list_of_classes_and_labels_beside_the_images_are_enough(tmp_path):
+    for number in range(8):
+        picture(tmp_path / "in" / f"{number}.PNG")
+        write(tmp_path / "in" / f"{number}.txt", LABEL)
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    found = {**boxes(tmp_path / "out"), **boxes(tmp_path / "out", "val")}
+    assert set(found) == {f"{number}.PNG" for number in range(8)}
+
+
+def test_a_list_of_classes_among_the_labels_is_no_label(root, capsys):
+    (root / "data.yaml").unlink()
+    write(root / "classes.txt", "cat\nno\n")
+    write(root / "train" / "labels" / "classes.txt", "cat\nno\n")
+    assert only_box(root) == ("cat", BOX)
+    assert "classes.txt" not in capsys.readouterr().out
+
+
+def test_only_the_last_folder_images_becomes_labels_and_pictures_of_one_name_stay_apart(tmp_path):
+    root = tmp_path / "images" / "in"
+    for folder, x in (("a", 0.25), ("b/deep", 0.75)):
+        picture(root / "images" / "train" / folder / "1.JPG")
+        write(root / "labels" / "train" / folder / "1.txt", f"0 {x} 0.5 0.5 1")
+    picture(root / "images" / "val" / "1.jpg")
+    write(root / "images" / "val" / "1.txt", LABEL)  # beside the image
+    describe(root, train="images/train", val="images/val")
+    assert convert(root, tmp_path / "out") == 0
+    assert boxes(tmp_path / "out") == {"a/1.JPG": [("cat", 0, 0, 50, 60)], "b/deep/1.JPG": [("cat", 50, 0, 50, 60)]}
+    links = [tmp_path / "out" / "train2017" / folder / "1.JPG" for folder in ("a", "b/deep")]
+    assert [link.resolve().parent.name for link in links] == ["a", "deep"]
+
+
+def test_a_polygon_becomes_the_box_around_it(root):
+    label(root, "1 0.1 0.5 0.3 0.25 0.2 0.75")
+    assert only_box(root) == ("no", pytest.approx((10, 15, 20, 30)))
+
+
+@pytest.mark.parametrize("shape", [[2, 3], [3, 2]])
+def test_key_points_behind_a_box_are_dropped(root, shape):
+    describe(root, train="train/images", val="valid/images", kpt_shape=shape)
+    label(root, f"{LABEL} 0.1 0.1 2 0.9 0.9 1")
+    label(root, f"{LABEL} 0.1 0.1 2 0.9 0.9 1", "valid")
+    assert only_box(root) == ("cat", BOX)
+
+
+def test_a_class_may_be_written_as_a_decimal_number_behind_a_byte_order_mark(root):
+    label(root, f"\ufeff1.000000e+00{LABEL[1:]}\r\n\n")
+    assert only_box(root) == ("no", BOX)
+
+
+def test_empty_and_missing_labels_are_images_without_objects(root, capsys):
+    picture(root / "train" / "images" / "empty.jpg")
+    picture(root / "train" / "images" / "none.jpg")
+    write(root / "train" / "labels" / "empty.txt", "")
+    write(root / "train" / "labels" / "orphan.txt", LABEL)
+    assert converted(root) == {"train.jpg": [("cat", *BOX.expected)], "empty.jpg": [], "none.jpg": []}
+    out = capsys.readouterr().out
+    assert "images/none.jpg" in out
+    assert "images/empty.jpg" not in out
+    assert "labels/orphan.txt" in out
+
+
+@pytest.mark.parametrize("bad", ["0 0.5 1.5 0.2 0.5", "0 nan 0.5 0.2 0.5", "0 320 240 20 50", "1 0 0 -0.5 0 0 1"])
+def test_a_label_with_a_number_outside_0_to_1_is_left_out_by_file_and_line(root, capsys, bad):
+    label(root, f"{LABEL}\n\n{bad}\n")
+    assert only_box(root, code=1) == ("cat", BOX)
+    assert f"labels/train.txt, line 3: {bad}" in capsys.readouterr().out
+
+
+def test_a_label_that_stands_twice_is_one_object(root, capsys):
+    label(root, f"{LABEL}\n{LABEL}\n")
+    assert only_box(root) == ("cat", BOX)
+    assert "label given twice" in capsys.readouterr().out
+
+
+def test_boxes_are_cut_to_the_image_and_those_without_area_left_out(root, capsys):
+    label(root, "0 0.95 0.5 0.2 0.5\n0 0.05 0 0.2 0.5\n0 0.5 0.5 0 0.5\n")
+    right, left = converted(root, code=1)["train.jpg"]
+    assert (right[1:], left[1:]) == (pytest.approx((85, 15, 15, 30)), pytest.approx((0, 0, 15, 15)))
+    out = capsys.readouterr().out
+    assert "2  box over its image's edge" in out
+    assert "train.jpg: 85 15 105 45" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{LABEL} 0.93", "remove the last"),
+        ("0 0.5 0.5 0.2", "3 numbers after the class"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers after the class"),
+        (f"2{LABEL[1:]}", "class 2 is none of the 2 names"),
+        (f"0.5{LABEL[1:]}", "class 0.5 is none"),
+        (f"nan{LABEL[1:]}", "class nan is none"),
+        (f"cat{LABEL[1:]}", "it should hold numbers"),
+        ("\x00\udce4".encode(errors="surrogateescape").decode(errors="replace"), "it should hold numbers"),
+    ],
+)
+def test_what_is_no_label_is_refused_by_file_and_line(root, capsys, text, words):
+    label(root, f"\n{text}")
+    line = refused(capsys, root, root.parent / "out")
+    assert "train.txt, line 2: " in line
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("names: [", "cannot read"),
+        ("train: x", "missing required field `names`"),
+        ("[" * 1500, "cannot read"),
+        ("\x00", "cannot read"),
+    ],
+)
+def test_a_yaml_file_that_says_nothing_usable_is_refused(root, capsys, text, words):
+    write(root / "data.yaml", text)
+    assert words in refused(capsys, root, root.parent / "out")
+
+
+def test_a_yaml_file_executes_nothing(root):
+    write(root / "data.yaml", f"names: !!python/object/apply:os.system ['touch {root}/executed']")
+    assert only_box(root)[0] == f"touch {root}/executed"  # a strange name for a class, no more
+    assert not (root / "executed").exists()
+
+
+def test_two_yaml_files_are_asked_about_and_one_may_be_given(root, capsys):
+    (root / "data.yaml").rename(root / "a.yaml")
+    write(root / "b.yml", "")
+    assert "more than one yaml file; give one of" in refused(capsys, root, root.parent / "out")
+    assert convert(root / "a.yaml", root.parent / "out") == 0
+
+
+SHARES = st.floats(0, 1)
+SIZES = ((1, 1), (640, 480), (3, 1999), (20_000, 7))
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """A folder with a picture of each size."""
+    root = tmp_path_factory.mktemp("sizes")
+    for width, height in SIZES:
+        Image.new("1", (width, height)).save(root / f"{width}x{height}.png")
+    write(root / "classes.txt", "cat")
+    return root
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(SHARES, SHARES, SHARES, SHARES), min_size=1, max_size=4, unique=True))
+def test_boxes_survive_the_way_from_yolo_to_pixels_and_back(sizes, corners):
+    ordered = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners]
+    wanted = [box for box in ordered if min(box[2] - box[0], box[3] - box[1]) > 1e-3]
+    lines = [f"0 {(a + c) / 2!r} {(b + d) / 2!r} {c - a!r} {d - b!r}" for a, b, c, d in wanted]
+    for width, height in SIZES:
+        write(sizes / f"{width}x{height}.txt", "\n".join(lines))
+    found = settle(read_yolo(sizes / "classes.txt")).splits["train"]
+    assert {size for _, _, size in found} == set(SIZES)
+    for _, things, size in found:
+        back = [tuple(v / side for v, side in zip(thing.xyxy, size * 2, strict=True)) for thing in things]
+        assert [pytest.approx(box, rel=1e-6, abs=1e-12) for box in wanted] == back
