@@ -56,7 +56,7 @@ format: $(VENV)/.installed-dev
 
 # Links are checked without a network: those to other sites for their form only.
 docs: $(VENV)/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build -q --strict
+	$(RUN) -m zensical build --strict
 	$(RUN) -m pytest -q tests/test_links.py
 
 environments: $(VENV)/.installed-dev $(NPU_VENV)/.installed-npu

@@ -19,7 +19,7 @@ SHELL = ("", "sh", "bash", "console")
 
 
 def tokens(page: Path) -> list[Token]:
-    """The page in pieces: tables are GitHub's and mkdocs', all else is CommonMark."""
+    """The page in pieces: tables are GitHub's and zensical's, all else is CommonMark."""
     return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
 
 

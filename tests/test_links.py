@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -50,24 +51,24 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_every_page_is_in_the_navigation():
-    told = set(re.findall(r"^  - .*: (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(), re.M))
+    nav = tomllib.loads((REPOSITORY / "zensical.toml").read_text())["project"]["nav"]
+    told = {file for entry in nav for file in entry.values()}
     assert told == {page.name for page in PAGES if page.parent.name == "docs"}
 
 
 def build(folder):
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=folder, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture
 def sources(tmp_path):
-    shutil.copy(REPOSITORY / "mkdocs.yml", tmp_path)
+    shutil.copy(REPOSITORY / "zensical.toml", tmp_path)
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
     return tmp_path
 
 
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed; `make docs` brings it")
+@pytest.mark.skipif(find_spec("zensical") is None, reason="zensical is not installed; `make docs` brings it")
 def test_the_pages_build_and_a_broken_link_stops_the_build(sources):
     done = build(sources)
     assert done.returncode == 0, done.stdout + done.stderr

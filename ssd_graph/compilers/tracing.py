@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from ssd_graph.config import RECIPES, Amp, model_config
+from ssd_graph.config import RECIPES, Amp, Freeze, model_config
 from ssd_graph.data.loader import Batch
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import TrainStep, device_default_boxes
@@ -51,6 +52,7 @@ def traceable_step(
     num_boxes: int = NUM_BOXES,
     memory_format: torch.memory_format = torch.contiguous_format,
     device: str = "cpu",
+    freeze: Freeze = "none",
 ) -> Iterator[tuple[TrainStep, tuple[TrainState, Batch, Tensor, Tensor]]]:
     """The step of recipe mlperf-256 as rank 0 of `world_size`, and fake tensors on a device to call it with.
 
@@ -58,7 +60,8 @@ def traceable_step(
     """
     with _ranks(world_size), FakeTensorMode() as mode:
         config = model_config(preset, NUM_CLASSES)
-        step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, world_size=world_size, memory_format=memory_format)
+        recipe = replace(RECIPES["mlperf-256"], freeze=freeze)
+        step = TrainStep(config, recipe, amp=amp, world_size=world_size, memory_format=memory_format)
         batch = Batch(*map(torch.from_numpy, Batch.empty(batch_size, num_boxes)))
         arguments = (empty_state(step.layout), batch, device_default_boxes("cpu"), torch.empty(()))
         yield step, fake(mode, arguments, device)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from ssd_graph.compilers.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fake, traceable_step
-from ssd_graph.config import IMAGE_SIZE, Amp, model_config
+from ssd_graph.config import IMAGE_SIZE, Amp, Freeze, model_config
 from ssd_graph.graph.step import Predict
 from ssd_graph.npu.capture import Soc, capture
 from ssd_graph.npu.engine.facts import Facts, shipped_facts
@@ -31,6 +31,7 @@ def lower_step(
     world_size: int,
     num_boxes: int = NUM_BOXES,
     facts: Facts | None = None,
+    freeze: Freeze = "none",
 ) -> dict[Soc, Lowering]:
     """Lower the training step of recipe mlperf-256, as rank 0 of `world_size`, for each SoC.
 
@@ -43,7 +44,8 @@ def lower_step(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
-    with traceable_step(preset, batch_size, amp, world_size, num_boxes, device=DEVICE) as (step, arguments):
+    how = {"device": DEVICE, "freeze": freeze}
+    with traceable_step(preset, batch_size, amp, world_size, num_boxes, **how) as (step, arguments):
         return lower(step, arguments, socs, arguments[0].parameters, facts)
 
 

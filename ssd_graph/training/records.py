@@ -134,8 +134,9 @@ class RunRecords:
         )
         self.log.say(
             f"step {step}/{last_step} | epoch {epoch:.2f} | loss {window.losses[0]:.4f} "
-            f"(box {window.losses[1]:.4f}, class {window.losses[2]:.4f}) | lr {rate:.6f} | {speed:.1f} images/s | "
-            f"left {duration(left)}" + (f" | {window.counted} bad images skipped" if window.counted else "")
+            f"(box {window.losses[1]:.4f}, class {window.losses[2]:.4f}) | lr {rate:.6f}"
+            + (f" | {speed:.1f} images/s | left {duration(left)}" if speed else "")
+            + (f" | {window.counted} bad images skipped" if window.counted else "")
         )
 
     def save(self, state: TrainState, layout: StateLayout, step: int) -> None:

@@ -15,7 +15,7 @@ _NOT_SAID = ("resume", "overwrite", "out", "num_devices")  # of this start, or s
 _DECIDES_NO_BIT = {
     *("data", "backbone", "checkpoint", "first_device", "workers", "cache", "max_skipped", "max_restarts"),
     *("print_every", "save_every", "keep", "performance", "tensorboard", "mlperf_log"),
-    *("name", "max_steps", "epochs", "evaluation_epochs", "threshold"),
+    *("name", "max_steps", "epochs", "evaluation_epochs", "threshold", "patience"),
 }
 
 

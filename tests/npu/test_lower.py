@@ -53,6 +53,15 @@ def test_the_step_lowers_to_one_graph(amp, world_size, soc):
     assert_every_node_has_a_kernel(lowering)
 
 
+def test_a_step_with_a_frozen_trunk_lowers_to_one_graph():
+    for lowering in lower_step(SOCS, "ssd300-nano", 2, "fp16", 8, freeze="trunk").values():
+        assert lowering.lowers
+        assert lowering.num_graphs == 1
+        assert_every_node_has_a_kernel(lowering)
+        # No gradient flows into the trunk: the other convolutions' weights have one each.
+        assert (lowering.ge_ops["Conv2D"], lowering.ge_ops["Conv2DBackpropFilter"]) == (25, 16)
+
+
 def assert_every_node_has_a_kernel(lowering):
     """By the published tables, and none on the AI CPU."""
     assert lowering.runs

@@ -88,11 +88,12 @@ def test_recipes_have_their_sources_other_numbers():
         "seed-1p": 5e-4,
         "seed-8p": 7.5e-4,
         "shapes": 5e-4,
+        "finetune": 5e-4,
     }
     assert (RECIPES["seed-1p"].loss_scale, RECIPES["seed-8p"].loss_scale) == (128, 32)
     assert RECIPES["seed-1p"].evaluation_epochs == (40, 50, 55, 60, 65, 70, 75, 80, 85)
     assert RECIPES["seed-8p"].evaluation_epochs == (60, 65, 70, 75, 80, 85)
-    assert all(recipe.threshold == 0.23 for name, recipe in RECIPES.items() if name != "shapes")
+    assert all(recipe.threshold == 0.23 for name, recipe in RECIPES.items() if name not in ("shapes", "finetune"))
     assert all(recipe.momentum == 0.9 and recipe.decay_bias_bn for recipe in RECIPES.values())
 
 
