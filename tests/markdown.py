@@ -12,7 +12,10 @@ from markdown_it.token import Token
 from tests import REPOSITORY
 
 PAGES = sorted(
-    [*(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *REPOSITORY.glob("docs/*.md")]
+    [
+        *(REPOSITORY / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *REPOSITORY.glob("docs/*.md"),
+    ]
 )
 SHELL = ("", "sh", "bash", "console")
 """Languages of a fence that hold commands, as an indented block does; ```text and ```python do not."""

@@ -48,8 +48,8 @@ OTHER_PROGRAMS = {
 }
 """What the documentation asks for that is not ours and is not run, and why."""
 
-SHORT_TRAINING = {"own_data": ["--max-steps", "3", "--workers", "0"]}
-"""Pages whose trainings are run, with flags that make them short."""
+SHORT_TRAINING = ["--max-steps", "3", "--workers", "0"]
+"""Flags that make a training short enough to be run."""
 
 SHELL_COMMANDS = ("ln", "mkdir", "cp")
 """Run as they stand, in the page's folder."""
@@ -85,11 +85,8 @@ def run_script(script, arguments):
     assert not ended.value.code, f"{script} {shlex.join(arguments)} ends with exit code {ended.value.code}"
 
 
-def check(command, *, slow=False, training=None):
-    """Run or parse one command in the current folder; fail if neither is known to apply.
-
-    A training is run if it is given flags `training`.
-    """
+def check(command, *, slow=False):
+    """Run or parse one command in the current folder; fail if neither is known to apply."""
     words = shlex.split(command)
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
@@ -100,8 +97,8 @@ def check(command, *, slow=False, training=None):
     elif program in SHELL_COMMANDS:
         subprocess.run(command, shell=True, check=True)
     elif program == "python":
-        if training and re.search(ONLY_PARSED["trains for minutes"], command):
-            run_script(arguments[0], [*arguments[1:], *training])
+        if "--recipe finetune" in command:
+            run_script(arguments[0], [*arguments[1:], *SHORT_TRAINING])
         else:
             check_python(command, arguments, ONLY_PARSED if slow else {**ONLY_PARSED, **RUN_WHEN_SLOW})
     elif program not in OTHER_PROGRAMS:
@@ -169,7 +166,7 @@ def test_every_command_of_a_page_works(page, slow, folder, already_run):
         for command in line.split(" && "):
             print(f"{page.name}:{number}: {command}")
             if (command, slow) not in already_run:
-                check(command.split(" | ")[0], slow=slow, training=SHORT_TRAINING.get(page.stem))
+                check(command.split(" | ")[0], slow=slow)
             already_run.add((command, slow))
 
 

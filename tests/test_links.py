@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -27,7 +27,7 @@ def broken(page, target):
         return "no such file"
     if page.parent.name == "docs" and REPOSITORY / "docs" not in file.resolve().parents:
         return "outside docs/, so the built pages do not have it"
-    if parts.fragment and parts.fragment not in markdown.anchors(file):
+    if unquote(parts.fragment) and unquote(parts.fragment) not in markdown.anchors(file):
         return "no such heading"
     return None
 

@@ -2,12 +2,9 @@
 
 import re
 
-import pytest
-
 from tests import REPOSITORY, markdown
 
-TRANSLATIONS = {"docs/npu.zh.md": "docs/npu.md", "README.zh.md": "README.md"}
-"""Chinese page and what it translates, all of it or its sections with these names."""
+CHINESE = REPOSITORY / "README.zh.md"
 
 NUMBER = r"(?<![a-zA-Z\d.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)*(?:e-?\d+)?(?![a-zA-Z\d])"
 
@@ -27,6 +24,28 @@ def words(page):
         )
         for section in re.split(r"^#+ ", text, flags=re.M)
     ]
+
+
+def test_the_readme_begins_with_the_same_figures_and_commands():
+    ours, theirs = words(CHINESE)[:3], words(REPOSITORY / "README.md")[:3]
+    assert [section[1] for section in ours] == [section[1] for section in theirs]
+    code = [set(section[0]) for section in theirs]
+    assert all(set(section[0]) <= of for section, of in zip(ours, code, strict=True))
+
+
+def test_the_readmes_commands_are_those_of_the_english_pages():
+    pages = [REPOSITORY / name for name in ("README.md", "docs/own_data.md")]
+    english = [command for page in pages for _, command in markdown.commands(page)]
+    chinese = [command for _, command in markdown.commands(CHINESE)]
+    assert [command for command in english if command in chinese] == chinese
+
+
+def test_the_rows_of_the_seeds_scripts_are_those_of_the_training_page():
+    rows = re.findall(r"^\| (`test/.*?`.*?) \| (.*) \|$", (REPOSITORY / "docs" / "training.md").read_text(), re.M)
+    ours = re.findall(r"^\| (`test/.*?`.*?) \| (.*) \|$", CHINESE.read_text(encoding="utf-8"), re.M)
+    code = [[re.findall(r"`([^`]+)`", cell) for cell in row] for row in rows]
+    assert [[re.findall(r"`([^`]+)`", cell) for cell in row] for row in ours] == code
+    assert len(code) == 5
 
 
 def test_the_npu_page_says_the_same():
