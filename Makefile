@@ -28,7 +28,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),test-npu)
 	OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
-# torch_npu changes what `import torch` does, so its tests have an environment of their own.
+# torch_npu changes what `import torch` does, so its tests have an environment of their own. All else is taken from
+# the first one.
 test-npu: $(NPU_VENV)/.installed-npu
 	OMP_NUM_THREADS=1 $(NPU_VENV)/bin/python $(PYTEST) tests/npu
 
@@ -71,8 +72,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
-$(NPU_VENV)/.installed-npu: pyproject.toml constraints.txt
-	$(MAKE) VENV=$(NPU_VENV) $(NPU_VENV)/.installed-dev
+PACKAGES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(NPU_VENV)/.installed-npu: $(VENV)/.installed-dev
+	$(PYTHON) -m venv $(NPU_VENV)
+	$(RUN) $(PACKAGES) > "$$($(NPU_VENV)/bin/python $(PACKAGES))/first.pth"
 	$(NPU_VENV)/bin/python -m pip install -q -c constraints.txt -e ".[npu]"
 	touch $@
 
