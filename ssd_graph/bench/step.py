@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     gflop = train_flops_per_image(args.preset) / 1e9
     rows = []
     backends = args.backend or [kind.backend]
-    bar = tqdm(total=len(amps) * len(batch_sizes) * len(backends) * len(memory_formats), unit="row", leave=False)
+    bar = tqdm(
+        total=len(amps) * len(batch_sizes) * len(backends) * len(memory_formats), unit="row", leave=False, disable=None
+    )
     for amp, batch_size in product(amps, batch_sizes):
         batch = synthetic_batch(batch_size, device)
         for backend, memory_format in product(backends, memory_formats):
