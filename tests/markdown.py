@@ -43,6 +43,11 @@ def commands(page: Path) -> list[tuple[int, str]]:
     return result
 
 
+def python_blocks(page: Path) -> list[str]:
+    """What stands in the page's fences of Python, in order."""
+    return [token.content for token in tokens(page) if token.type == "fence" and token.info == "python"]
+
+
 def inline(page: Path) -> Iterator[Token]:
     """What the page's lines of text are made of."""
     return (child for token in tokens(page) for child in token.children or ())

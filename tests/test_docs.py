@@ -25,6 +25,7 @@ from tests.markdown import PAGES
 ONLY_PARSED = {
     "needs NPUs or GPUs": r"--[ng]pus\b",
     "trains for minutes": r"tools/train_graph\.py",
+    "scores what the page's scripts make; tests/onnx_model/test_outputs.py runs it": r"eval_onnx\.py.* --outputs\b",
     "measures for minutes": r"tools/bench\.py",
     "fetches from the network": r"tools/download_coco\.py",
     "needs torch_npu; tests/npu runs it": r"tools/lower_npu\.py",

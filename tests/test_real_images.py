@@ -16,7 +16,7 @@ from ssd_graph.graph.augment import normalise
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.export import export_onnx, sample_images
-from ssd_graph.onnx_model.translate import Detector
+from ssd_graph.onnx_model.translate import TorchDetector
 from ssd_graph.scoring.parity import largest_difference
 from ssd_graph.training.metrics import read_records
 from tests import REPOSITORY
@@ -28,7 +28,8 @@ def test_nano_learns_four_real_images_by_heart(overfitted):
 
 def exact_detections(checkpoint, images):
     """What the network finds in float64, from which torch in float32 may itself be 1e-5 away."""
-    detector, network = Detector(checkpoint, EvalConfig()), Detector(checkpoint, EvalConfig()).network.double()
+    detector = TorchDetector(checkpoint, EvalConfig())
+    network = TorchDetector(checkpoint, EvalConfig()).network.double()
     with torch.no_grad():
         outputs = network(normalise(torch.from_numpy(images).permute(0, 3, 1, 2).double()))
         return [o.numpy() for o in detector.postprocess(*(o.float() for o in outputs))]
@@ -41,7 +42,7 @@ def test_torch_and_onnxruntime_find_the_same_on_24_real_images(overfitted, share
     split = load_split(shared / "coco_mini", "train")
     images = np.stack([preprocess(decode(split.path(i))) for i in range(24)])
     with torch.no_grad():
-        expected = [o.numpy() for o in Detector(checkpoint, EvalConfig())(torch.from_numpy(images))]
+        expected = [o.numpy() for o in TorchDetector(checkpoint, EvalConfig())(torch.from_numpy(images))]
     found = OnnxDetector(path)(images)
     assert np.array_equal(found[0], expected[0])
     assert expected[0].sum() > 50

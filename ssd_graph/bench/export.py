@@ -26,7 +26,7 @@ from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.raw import network_input
-from ssd_graph.onnx_model.translate import Detector
+from ssd_graph.onnx_model.translate import TorchDetector
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer
 
@@ -122,7 +122,7 @@ def _bare_loop(detector: OnnxDetector, batches: list[np.ndarray]) -> Callable[[]
 @torch.no_grad()
 def _detect_with_torch(checkpoint: Checkpoint, split: CocoSplit) -> DetectionRows:
     """The checkpoint's detections as torch computes them."""
-    detector, parts = Detector(checkpoint, EvalConfig()), []
+    detector, parts = TorchDetector(checkpoint, EvalConfig()), []
     for chosen, images in image_batches(split, range(len(split)), 8, usable_cores()):
         found = (output.numpy() for output in detector(torch.from_numpy(images)))
         parts.append(detection_rows(split.image_ids[chosen], split.sizes[chosen], *found))

@@ -5,6 +5,7 @@
     python tools/eval_onnx.py model.onnx --provider cuda     # or tensorrt, openvino, cann, auto
     python tools/eval_onnx.py model.onnx --reproducible      # the same bits whatever the batch size
     python tools/eval_onnx.py model.onnx --verify scores/summary.json
+    python tools/eval_onnx.py model.raw.onnx --outputs folder    # what an NPU computed, see docs/outputs.md
 
 Writes summary.json (the twelve COCO numbers, AP by class, fingerprints, versions, speed), detections.json in
 COCO's result format and, with --report, report.html. --verify writes nothing and exits with 1 where the
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="turn images as their EXIF orientation says (default: as in training)",
     )
+    how.add_argument(
+        "--outputs", metavar="DIR", help="score what another program computed with the raw model; none is run"
+    )
     how.add_argument("--reproducible", action="store_true", help="one CPU thread, every optimisation")
 
     output = result.add_argument_group("output")
@@ -76,6 +80,12 @@ def main() -> int:
     settings = recorded.settings() if recorded else RunSettings()
     given = {name: getattr(args, name) for name in RunSettings.__slots__}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    computing = ("provider", "batch_size", "threads", "optimization", "reproducible")
+    useless = [f"--{name.replace('_', '-')}" for name in computing if getattr(args, name)]
+    if settings.outputs:
+        if useless:
+            raise InputError(f"{useless[0]} is for a model that is run; with --outputs none is")
+        settings = replace(settings, outputs=str(Path(settings.outputs).resolve()))
     if args.reproducible:
         settings = settings.reproducible()
     data = args.data or (data_folder(recorded.summary) if recorded else DEFAULT_ROOT)

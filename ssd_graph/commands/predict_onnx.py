@@ -27,17 +27,18 @@ def main() -> int:
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
     from ssd_graph.data.image_files import find_images
-    from ssd_graph.onnx_model.detector import OnnxDetector
+    from ssd_graph.onnx_model.api import Detector
     from ssd_graph.onnx_model.predict import predict
     from ssd_graph.onnx_model.thresholds import ShownFrom
 
-    detector = OnnxDetector(args.model, provider=args.provider, threads=args.threads)
-    shown_from = (detector.shown_from or ShownFrom()) if args.score is None else ShownFrom(args.score)
-    origin = "--score" if args.score is not None else "the model's thresholds" if detector.shown_from else "the default"
+    detector = Detector(args.model, provider=args.provider, threads=args.threads)
+    shown_from = detector.shown_from if args.score is None else ShownFrom(args.score)
+    origin = "the model's thresholds" if detector.network.shown_from else "the default"
+    origin = origin if args.score is None else "--score"
     found = predict(detector, find_images(args.images, args.out), args.out, shown_from)
     print(
         f"{found.num_objects} objects in {len(found.records)} images with a score from {shown_from.describe()} "
-        f"({origin}), by provider {detector.session.provider}, results in {args.out}"
+        f"({origin}), by provider {detector.network.session.provider}, results in {args.out}"
     )
     if not found.num_objects and found.highest_score:
         print(f"the highest score seen is {found.highest_score:.2f}; --score shows more")

@@ -162,4 +162,4 @@ def main() -> None:
     options = options_of(given, before)
     if launched() or options.num_devices == 1:  # else the processes that this one starts say it
         list(map(say_once, notes))
-    train(options)
+    train(options, command=True)

@@ -26,6 +26,9 @@ from ssd_graph.data.jpeg import decode_rows, find_frame
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's decoders of photographs. It has others that should not meet a stranger's file: EPS runs Ghostscript."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises where an image cannot be decoded."""
+
 HUE_SLOT = 3
 """The hue shift comes before this one of an image's colour blends, so that up to three can lie on each side."""
 
@@ -63,12 +66,9 @@ def decode(path: Path, size: tuple[int, int] | None = None, *, upright: bool = F
     try:
         with Image.open(path, formats=FORMATS) as image:
             require_size(image, size, upright)
-            turned = upright and orientation(image) != 1
-            return _to_rgb(ImageOps.exif_transpose(image) if turned else image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"cannot decode {path}: {error}; replace the file or remove it from the annotations"
-        ) from error
+            return to_rgb(image, upright=upright)
+    except UNREADABLE as error:
+        raise InputError(f"cannot decode {path}: {error}; replace the file or leave it out") from error
 
 
 def decode_part(path: Path, size: tuple[int, int], num_rows: int, *, upright: bool = False) -> np.ndarray:
@@ -120,8 +120,16 @@ def _is_turned(jpeg: memoryview) -> bool:
         return orientation(image) != 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image of whatever mode; of 16 bits a channel the upper 8 are taken, as OpenCV does."""
+def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
+    """RGB of an image of whatever mode; of 16 bits a channel the upper 8 are taken, as OpenCV does.
+
+    `upright` turns it as its EXIF orientation says.
+
+    Raises:
+        ValueError: it has more than 16 bits; others of UNREADABLE: its pixels were not yet read, and cannot be.
+    """
+    if upright and orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise ValueError("it has 32 bits a pixel and no range that means white; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow itself would cut off all levels above 255

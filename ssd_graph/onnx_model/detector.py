@@ -87,6 +87,14 @@ class OnnxDetector:
             outputs = tuple(np.asarray(o)[:num_images] for o in self.session.run.run(self._outputs, feed))
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             raise InputError(f"{self._path} does not run ({reason_of(error)}); export the checkpoint again") from error
+        return self.detections_of(outputs, num_images)
+
+    def detections_of(self, outputs: tuple[np.ndarray, ...], num_images: int) -> tuple[np.ndarray, ...]:
+        """What a call returns, of the file's own outputs, whoever computed them.
+
+        Raises:
+            InputError: they are not detections of its categories.
+        """
         self._require_shapes(outputs, num_images)
         if self.is_raw:
             with np.errstate(over="ignore", invalid="ignore"):

@@ -19,6 +19,7 @@ from ssd_graph.data.evaluation import image_batches
 from ssd_graph.data.image_files import require_images
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
+from ssd_graph.onnx_model.outputs import output_files, read_batches
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
@@ -46,6 +47,8 @@ class RunSettings:
     """Score only the first images."""
     upright: bool | None = None
     """Whether images are turned as their EXIF orientation says; None for what the model was trained with."""
+    outputs: str | None = None
+    """A folder with what another program computed with the raw model, see outputs.py; the provider is "none" then."""
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("batch_size", 2**16), ("limit", 2**31)):
@@ -53,7 +56,7 @@ class RunSettings:
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise InputError(f"{name} {value!r}: give 1 to {most}")
         for name, known in (
-            ("provider", (*PROVIDERS, "auto")),
+            ("provider", (*PROVIDERS, "auto", *["none"] * bool(self.outputs))),
             ("scorer", SCORERS),
             ("optimization", tuple(OPTIMIZATION_LEVELS)),
             ("empty_images", ("drop", "keep")),
@@ -92,12 +95,15 @@ class OnnxResult:
         )
         summary, run = self.summary, self.summary["run"]
         nodes = ", ".join(f"{count} nodes on {name}" for name, count in run["num_nodes"].items())
+        how = (
+            f"provider {run['provider']} ({nodes or 'nodes unknown'}), {run['threads']} threads, "
+            f"batch {run['batch_size']}, graph optimization {run['optimization']}"
+        )
         return "\n".join(
             (
                 self.scores.table,
                 *classes,
-                f"provider {run['provider']} ({nodes or 'nodes unknown'}), {run['threads']} threads, "
-                f"batch {run['batch_size']}, graph optimization {run['optimization']}",
+                f"the network's outputs were read from {run['outputs']}" if run["outputs"] else how,
                 f"{summary['num_images']} images at {summary['images_per_second']:.1f} images/s, "
                 f"{summary['num_detections']} detections {summary['detections_sha256'][:16]}",
             )
@@ -111,9 +117,10 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         InputError: the model cannot be used as told, or its categories are not the data set's.
     """
     scorer = CocoScorer(split.annotation_file, settings.scorer)
-    detector = OnnxDetector(
-        model, provider=settings.provider, threads=settings.threads, optimization=settings.optimization
-    )
+    provider = "cpu" if settings.outputs else settings.provider
+    detector = OnnxDetector(model, provider=provider, threads=settings.threads, optimization=settings.optimization)
+    if settings.outputs and not detector.is_raw:
+        raise InputError(f"{model} is not raw; --outputs are those of a model that `export/to_onnx.py --raw` wrote")
     split.categories.require(
         detector.categories, split.annotation_file, model, "give the --data that it was trained for"
     )
@@ -125,18 +132,22 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     if settings.limit is not None:
         split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
     require_images(split)
-    pixels, calls = hashlib.sha256(), list[float]()
+    fingerprint, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
-    rows = join_rows(list(_detect(detector, split, batch_size, pixels, calls)))
+    if settings.outputs:
+        found = _read(detector, split, Path(settings.outputs), batch_size, fingerprint)
+    else:
+        found = _detect(detector, split, batch_size, fingerprint, calls)
+    rows = join_rows(list(found))
     seconds = time.perf_counter() - begin
     scores = scorer.score(rows, split.image_ids)
     summary = summary_of(scorer, rows, scores, split, seconds) | {
-        "pixels_sha256": pixels.hexdigest(),
+        "outputs_sha256" if settings.outputs else "pixels_sha256": fingerprint.hexdigest(),
         "model": {"file": model.name, **detector.describe()},
         "run": {
             **asdict(settings),
-            "provider": detector.session.provider,
-            "num_nodes": detector.session.num_nodes,
+            "provider": "none" if settings.outputs else detector.session.provider,
+            "num_nodes": {} if settings.outputs else detector.session.num_nodes,
             "threads": detector.threads,
             "batch_size": batch_size,
             "upright": upright,
@@ -157,4 +168,14 @@ def _detect(
         begin = time.perf_counter()
         found = detector(images)
         calls.append(time.perf_counter() - begin)
+        yield detection_rows(split.image_ids[chosen], split.sizes[chosen], *found)
+
+
+def _read(
+    detector: OnnxDetector, split: CocoSplit, folder: Path, batch_size: int, fingerprint: Any
+) -> Iterator[DetectionRows]:
+    """As `_detect`, of the network's outputs in `folder`, which are added to the hash."""
+    files = output_files(folder, split)
+    for chosen, *outputs in read_batches(files, detector.categories.num_classes, batch_size, fingerprint):
+        found = detector.detections_of(tuple(outputs), len(chosen))
         yield detection_rows(split.image_ids[chosen], split.sizes[chosen], *found)

@@ -34,7 +34,7 @@ from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
 from ssd_graph.onnx_model.quantize import QuantConfig, quantise
 from ssd_graph.onnx_model.raw import network_input
-from ssd_graph.onnx_model.translate import Detector, translate
+from ssd_graph.onnx_model.translate import TorchDetector, translate
 from ssd_graph.scoring.parity import signal_to_noise, unexplained
 
 OPSET = 18
@@ -130,7 +130,7 @@ def export_onnx(
     opset = options.resolved_opset()
     if (options.precision == "int8") != (calibration is not None):
         raise InputError("--int8 and --calibration belong together: 8-bit ranges are measured on images like yours")
-    detector = Detector(checkpoint, config)
+    detector = TorchDetector(checkpoint, config)
     model = translate(detector, raw=options.raw, batch=options.batch, opset=opset)
     lower_opset(model, opset)
     outputs = network_outputs(model)
@@ -204,7 +204,7 @@ def _metadata(
 def _verify(
     model: onnx.ModelProto,
     outputs: tuple[str, str],
-    detector: Detector,
+    detector: TorchDetector,
     samples: np.ndarray,
     options: ExportOptions,
 ) -> Verification:

@@ -1,7 +1,5 @@
 """Detections of an exported model on any images: pictures and one JSON file; torch is not needed."""
 
-# N images, D detections an image
-
 from __future__ import annotations
 
 import json
@@ -9,13 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from ssd_graph.cli import InputError
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.transforms import decode
 from ssd_graph.files import atomic_write, require_writable
-from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.api import Detections, Detector
 from ssd_graph.onnx_model.draw import draw_detections
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
@@ -36,7 +31,7 @@ class Predictions(NamedTuple):
         return sum(len(record["objects"]) for record in self.records)
 
 
-def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, shown_from: ShownFrom) -> Predictions:
+def predict(detector: Detector, paths: Sequence[Path], out: Path, shown_from: ShownFrom) -> Predictions:
     """Write each image with its detections into `out`, and `predictions.json` with all of them.
 
     Images are turned upright as their EXIF says, which evaluation on COCO does not do. Boxes in the JSON are
@@ -53,38 +48,32 @@ def predict(detector: OnnxDetector, paths: Sequence[Path], out: Path, shown_from
         except InputError as error:
             faults.append(str(error))
             continue
-        objects, best = _objects(detector, image, shown_from)
-        highest = max(highest, best)
+        everything = detector(image, score=0)
+        highest = max(highest, float(everything.scores.max(initial=0.0)))
+        found = everything.shown(shown_from)
         picture = draw_detections(
             image,
-            np.array([o["box_xyxy"] for o in objects]).reshape(-1, 4),
-            [f"{o['category']} {o['score']:.2f}" for o in objects],
-            [detector.categories.ids.index(o["category_id"]) for o in objects],
+            found.boxes,
+            [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores.tolist(), strict=True)],
+            [detector.categories.ids.index(label) for label in found.labels.tolist()],
         )
         with atomic_write(target) as temporary:
             picture.save(temporary, "JPEG", quality=92)
         size = {"width": image.width, "height": image.height}
-        records.append({"file": str(path), "picture": target.name, **size, "objects": objects})
+        records.append({"file": str(path), "picture": target.name, **size, "objects": _objects(found)})
     if faults and not records:
         raise InputError(f"no image can be used; {faults[0]}")
-    content = shown_from.to_json(detector.categories.ids) | {"model_sha256": detector.sha256, "images": records}
+    content = shown_from.to_json(detector.categories.ids) | {"model_sha256": detector.network.sha256, "images": records}
     with atomic_write(out / "predictions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     return Predictions(records, faults, highest)
 
 
-def _objects(detector: OnnxDetector, image: Image.Image, shown_from: ShownFrom) -> tuple[list[dict[str, Any]], float]:
-    """What is shown of an image, best first, and the highest score of all that was found."""
-    num, boxes, scores, labels = (output[0] for output in detector(preprocess(image)[None]))
-    names = dict(zip(detector.categories.ids, detector.categories.names, strict=True))
-    pixels = boxes[:num].astype(np.float64) * np.tile(image.size, 2)
-    shown = shown_from.shows(scores[:num], labels[:num])
-    return [
-        {"category": names[label], "category_id": label, "score": score, "box_xyxy": box}
-        for label, score, box in zip(
-            labels[:num][shown].tolist(), scores[:num][shown].tolist(), pixels[shown].tolist(), strict=True
-        )
-    ], float(scores[:num].max(initial=0.0))
+def _objects(found: Detections) -> list[dict[str, Any]]:
+    """As predictions.json has them."""
+    columns = (found.names, *(column.tolist() for column in (found.labels, found.scores, found.boxes)))
+    keys = ("category", "category_id", "score", "box_xyxy")
+    return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:

@@ -30,7 +30,8 @@ class Recorded:
 
     def settings(self) -> RunSettings:
         """How the recorded evaluation ran."""
-        run = {"upright": None, "empty_images": "drop", **self.summary["run"]}  # older summaries lack both
+        older = {"upright": None, "empty_images": "drop", "outputs": None}  # what older summaries lack
+        run = older | self.summary["run"]
         return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
 
 
@@ -73,6 +74,7 @@ _INPUTS = {
     "model": ("model", "sha256"),
     "annotations": ("annotations", "sha256"),
     "pixels: images, decoder or resizing differ": ("pixels_sha256",),
+    "outputs": ("outputs_sha256",),
     "onnxruntime": ("versions", "onnxruntime"),
     "processor": ("run", "processor"),
 }

@@ -24,7 +24,7 @@ OLDEST_OPSET = 18
 """That torch's exporter writes."""
 
 
-class Detector(nn.Module):
+class TorchDetector(nn.Module):
     """uint8 images in, detections out."""
 
     def __init__(self, checkpoint: Checkpoint, config: EvalConfig) -> None:
@@ -44,7 +44,7 @@ class Detector(nn.Module):
         return self.postprocess(*self.predict(images))
 
 
-def translate(detector: Detector, *, raw: bool, batch: int | None, opset: int) -> onnx.ModelProto:
+def translate(detector: TorchDetector, *, raw: bool, batch: int | None, opset: int) -> onnx.ModelProto:
     """The detector, or its network alone, as an ONNX graph of `batch` images, None for any number."""
     if raw:
         module, shape, kind = detector.network, (3, IMAGE_SIZE, IMAGE_SIZE), torch.float32

@@ -102,11 +102,14 @@ def _header(summary: dict[str, Any]) -> str:
     stats = summary["stats"]
     figures = {"AP": _score(stats["AP"]), "AP50": _score(stats["AP50"])}
     figures |= {"images": f"{summary['num_images']:,}", "images/s": f"{summary['images_per_second']:.1f}"}
+    ran = (
+        f"onnxruntime {html.escape(versions['onnxruntime'])} ({html.escape(run['provider'])}, {run['threads']} "
+        f"thread{'s' * (run['threads'] != 1)})"
+    )
     return (
         f"<header><p>Evaluation report</p><h1>{html.escape(summary['model']['preset'])}</h1>"
         f"<p>{html.escape(summary['model']['file'])} on {html.escape(summary['annotations']['file'])}, by "
-        f"onnxruntime {html.escape(versions['onnxruntime'])} ({html.escape(run['provider'])}, {run['threads']} "
-        f"thread{'s' * (run['threads'] != 1)})</p><dl>"
+        f"{'another program' if run.get('outputs') else ran}</p><dl>"
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
         + "</dl></header>"
     )

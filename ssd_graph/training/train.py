@@ -38,8 +38,11 @@ from ssd_graph.training.stop import stop_requests
 from ssd_graph.training.validate import Validator
 
 
-def train(options: TrainOptions) -> None:
+def train(options: TrainOptions, *, command: bool = False) -> None:
     """Train as told, in as many processes as devices; returns when the run is over.
+
+    Args:
+        command: whether this process is tools/train_graph.py, which several devices may start again with its flags.
 
     Raises:
         InputError: something the user can mend, found before anything is written, or gradients that stay
@@ -47,6 +50,11 @@ def train(options: TrainOptions) -> None:
         SystemExit: with several processes, the exit code of one that failed.
     """
     clock_start = time.time()
+    if options.num_devices > 1 and not (launched() or command):
+        raise InputError(
+            f"num_devices {options.num_devices}: each needs a process, which `python tools/train_graph.py "
+            f"--{options.devices}s {options.num_devices}` starts and this program does not"
+        )
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
     how = {"upright": options.upright, "empty_images": options.empty_images}

@@ -18,7 +18,7 @@ from ssd_graph.config import EvalConfig
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.raw import network_input
-from ssd_graph.onnx_model.translate import Detector
+from ssd_graph.onnx_model.translate import TorchDetector
 from ssd_graph.scoring.parity import largest_difference
 from tests import REPOSITORY
 
@@ -123,7 +123,7 @@ def test_the_raw_form_is_the_seeds_interface_and_gives_torchs_outputs(checkpoint
     }
     images = sample_images(None, 3)
     with torch.no_grad():
-        expected = Detector(checkpoint, EvalConfig()).predict(torch.from_numpy(images))
+        expected = TorchDetector(checkpoint, EvalConfig()).predict(torch.from_numpy(images))
     session = onnxruntime.InferenceSession(tmp_path / "raw.onnx", providers=["CPUExecutionProvider"])
     for e, f in zip(expected, session.run(None, {"image": network_input(images)}), strict=True):
         np.testing.assert_allclose(f, e.numpy(), rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ from PIL import Image
 from ssd_graph.cli import InputError
 from ssd_graph.data.image_files import find_images
 from ssd_graph.data.transforms import decode, preprocess
-from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
@@ -20,7 +20,7 @@ LEAST = 0.06
 
 @pytest.fixture(scope="module")
 def detector(trained):
-    return OnnxDetector(trained / "model.onnx", threads=1)
+    return Detector(trained / "model.onnx", threads=1)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_json_is_what_the_model_finds(detector, folder, tmp_path):
     assert written["images"] == records
     for path, record in zip(paths, records, strict=True):
         image = decode(path)
-        num, boxes, scores, labels = (o[0] for o in detector(preprocess(image)[None]))
+        num, boxes, scores, labels = (o[0] for o in detector.network(preprocess(image)[None]))
         count = int((scores[:num] >= LEAST).sum())
         assert 0 < len(record["objects"]) == count
         for found, box, score, label in zip(record["objects"], boxes, scores, labels, strict=False):

@@ -43,6 +43,12 @@ def test_a_summary_gives_back_the_settings_it_was_made_with(recorded):
     assert recorded.settings() == RunSettings(threads=1, batch_size=2, optimization="extended", upright=False)
 
 
+def test_an_older_summary_is_of_a_model_that_was_run(recorded):
+    for name in ("upright", "empty_images", "outputs"):
+        del recorded.summary["run"][name]
+    assert recorded.settings() == RunSettings(threads=1, batch_size=2, optimization="extended")
+
+
 def test_the_same_run_gives_the_same_bits(recorded, result):
     assert compare(recorded, result) == (True, ["detections: the same bits"])
 

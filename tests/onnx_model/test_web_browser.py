@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import decode, preprocess
-from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom
 from ssd_graph.onnx_model.web import write_page
@@ -138,20 +138,20 @@ def set_score(page, value):
 
 def clear_bar(detector, paths):
     """A score on the slider that no detection comes near, since rounding decides about those that do."""
-    scores = np.concatenate([detector(preprocess(decode(p, upright=True))[None])[2].ravel() for p in paths])
+    scores = np.concatenate([detector.network(preprocess(decode(p, upright=True))[None])[2].ravel() for p in paths])
     return max(np.arange(6, 9) / 100, key=lambda bar: np.abs(scores - bar).min())
 
 
 def test_the_page_finds_what_python_finds(page, trained, tmp_path):
     (tmp_path / "in").mkdir()
-    paths, detector = pictures(tmp_path / "in"), OnnxDetector(trained / "model.onnx", threads=1)
+    paths, detector = pictures(tmp_path / "in"), Detector(trained / "model.onnx", threads=1)
     bar = clear_bar(detector, paths)
     choose(page, paths)
     set_score(page, bar)
     found = saved(page)
     records, *_ = predict(detector, paths, tmp_path / "out", ShownFrom(bar))
     assert list(found) == list(json.loads((tmp_path / "out" / "predictions.json").read_text()))
-    assert (found["model_sha256"], found["least_score"]) == (detector.sha256, bar)
+    assert (found["model_sha256"], found["least_score"]) == (detector.network.sha256, bar)
     assert sum(len(record["objects"]) for record in records) > 100
     for mine, record, path in zip(found["images"], records, paths, strict=True):
         assert list(mine) == list(record)

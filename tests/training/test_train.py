@@ -314,3 +314,9 @@ def test_a_processor_with_bfloat16_is_told_of_it(tiny_coco, tmp_path, monkeypatc
     monkeypatch.setattr("ssd_graph.training.records.has_bf16", lambda: has)
     train_tiny(tiny_coco, tmp_path, max_steps=1, amp=amp, workers=0)
     assert ("multiplies in bfloat16: --amp bf16" in capsys.readouterr().out) is (has and amp == "off")
+
+
+def test_several_devices_are_refused_to_a_program_that_is_not_the_command(tiny_coco, tmp_path):
+    with pytest.raises(InputError, match=r"num_devices 2: .*`python tools/train_graph\.py --cpus 2` starts"):
+        train_tiny(tiny_coco, tmp_path / "run", num_devices=2)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,102 @@
+"""Outputs of a raw model that another program computed: two files an image in one folder."""
+
+# N images, A default boxes, C classes
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd_graph.cli import InputError
+from ssd_graph.data.coco import CocoSplit
+from ssd_graph.graph.default_boxes import default_boxes
+
+_FORMS = (("_ploc.npy", "_plabel.npy"), ("_0.npy", "_1.npy"), ("_ploc.bin", "_plabel.bin"), ("_0.bin", "_1.bin"))
+"""What a folder's names end in, behind the image's: ours, those of ais_bench, and without numpy's header."""
+
+
+def output_files(folder: Path, split: CocoSplit) -> list[tuple[Path, Path]]:
+    """The files with `ploc` and `plabel` of each image, named after the image's file without its folder and ending.
+
+    Raises:
+        InputError: the folder or a file is missing, or it is not clear which file is meant.
+    """
+    stems = [Path(name).stem for name in split.file_names.tolist()]
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        raise InputError(f"{split.annotation_file} has several images named {twice[0]}; outputs are found by that name")
+    try:
+        names = {file.name for file in folder.iterdir()}
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}; give --outputs another") from error
+    forms = [form for form in _FORMS if any(stem + end in names for stem in stems for end in form)]
+    if len(forms) > 1:
+        kinds = " and ".join(f"*{form[0]}" for form in forms)
+        raise InputError(f"{folder} has {kinds}; leave one kind of files in it")
+    ends = forms[0] if forms else _FORMS[0]
+    files = [(folder / (stem + ends[0]), folder / (stem + ends[1])) for stem in stems]
+    missing = [file.name for pair in files for file in pair if file.name not in names]
+    if missing:
+        raise InputError(f"no file {folder / missing[0]}: {len(missing)} of {2 * len(files)} files are missing")
+    return files
+
+
+def read_batches(
+    files: list[tuple[Path, Path]], num_classes: int, batch_size: int, fingerprint: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Which images are in a batch, int64 [N], and their `ploc` [N, 4, A] and `plabel` [N, C, A] in float32.
+
+    Args:
+        fingerprint: a hash that the numbers are added to, in image order.
+
+    Raises:
+        InputError: a file holds something else.
+    """
+    num_boxes = len(default_boxes())
+    for start in range(0, len(files), batch_size):
+        chosen = np.arange(start, min(start + batch_size, len(files)))
+        pairs = [files[i] for i in chosen]
+        ploc, plabel = (
+            np.stack([_read(file, (rows, num_boxes)) for file in column])
+            for column, rows in zip(zip(*pairs, strict=True), (4, num_classes), strict=True)
+        )
+        for numbers in (*ploc, *plabel):
+            fingerprint.update(numbers)
+        yield chosen, ploc, plabel
+
+
+def _read(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The numbers of a file, float32 of `shape`."""
+    try:
+        numbers = _load_bin(file, shape) if file.suffix == ".bin" else _load_npy(file, shape)
+        if not np.isfinite(numbers).all():
+            raise ValueError("holds numbers that are not finite")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: {error}; make it again, as docs/outputs.md says") from error
+    return numbers
+
+
+def _load_npy(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    # Mapped, so that a header which claims terabytes takes no memory.
+    found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise ValueError("is an archive, not an array")
+    if found.dtype.kind != "f" or found.dtype.itemsize > 4:
+        raise ValueError(f"holds {found.dtype}, not float32 or float16")
+    if found.shape not in (shape, (1, *shape)):
+        raise ValueError(f"has the shape {list(found.shape)}, not {list(shape)}")
+    return np.array(found, np.float32).reshape(shape)
+
+
+def _load_bin(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Of a file without a header: its size tells which of the two types it holds."""
+    count, size = shape[0] * shape[1], file.stat().st_size
+    kinds = {4 * count: "<f4", 2 * count: "<f2"}
+    if size not in kinds:
+        wanted = " or ".join(f"{bytes_:,} ({kind})" for bytes_, kind in zip(kinds, ("float32", "float16"), strict=True))
+        raise ValueError(f"has {size:,} bytes, not {wanted} of {list(shape)}")
+    return np.fromfile(file, kinds[size]).astype(np.float32).reshape(shape)

@@ -1,0 +1,249 @@
+"""What another program computed with a raw model is scored as the model itself is; what is wrong with it is said."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from ssd_graph import Detector
+from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.cli import InputError
+from ssd_graph.commands import eval_onnx
+from ssd_graph.config import EvalConfig
+from ssd_graph.data.coco import load_split
+from ssd_graph.onnx_model.detector import OnnxDetector
+from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
+from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
+from ssd_graph.onnx_model.outputs import output_files
+from ssd_graph.scoring.summary import write_summary
+from tests import REPOSITORY
+from tests.markdown import python_blocks
+
+WHOLE, RAW, LOOP, ASCEND = python_blocks(REPOSITORY / "docs" / "outputs.md")
+
+
+def execute(block):
+    names = {}
+    exec(compile(block, "outputs.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def split(tiny_coco):
+    return load_split(tiny_coco, "val")
+
+
+@pytest.fixture(scope="module")
+def home(trained, tiny_coco, tmp_path_factory):
+    """A folder with what the page's scripts read, and the outputs that its loop makes."""
+    path = tmp_path_factory.mktemp("home")
+    checkpoint = load_checkpoint(trained / "last.pth")
+    export_onnx(checkpoint, path / "model.raw.onnx", sample_images(None, 1), EvalConfig(), ExportOptions(raw=True))
+    (path / "model.onnx").symlink_to(trained / "model.onnx")
+    (path / "coco").symlink_to(tiny_coco)
+    (path / "photo.jpg").symlink_to(next((tiny_coco / "val2017").iterdir()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        execute(LOOP)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(home, split):
+    """The raw model's own evaluation."""
+    return evaluate_onnx(home / "model.raw.onnx", split)
+
+
+@pytest.fixture
+def outputs(home, tmp_path):
+    """A copy of the outputs, to be changed."""
+    return shutil.copytree(home / "outputs", tmp_path / "outputs")
+
+
+def score(home, split, outputs, **settings):
+    return evaluate_onnx(home / "model.raw.onnx", split, RunSettings(outputs=str(outputs), **settings))
+
+
+def rewrite(outputs, ends, write):
+    """Replace the folder's files by others with the same numbers."""
+    for old, end in zip(("_ploc.npy", "_plabel.npy"), ends, strict=True):
+        for file in outputs.glob(f"*{old}"):
+            write(outputs / (file.name.removesuffix(old) + end), np.load(file))
+            file.unlink()
+
+
+def test_ten_lines_find_what_the_detector_finds_bit_by_bit(home, monkeypatch):
+    monkeypatch.chdir(home)
+    names = execute(WHOLE)
+    found = Detector("model.onnx")("photo.jpg", score=0)
+    count = int(names["count"])
+    assert len(found) == count > 5
+    assert np.array_equal(names["boxes"][:count] * np.float64(names["image"].size * 2), found.boxes)
+    assert np.array_equal(names["scores"][:count], found.scores)
+    assert np.array_equal(names["labels"][:count], found.labels)
+
+
+def test_the_pages_decoding_and_suppression_are_the_packages(home, monkeypatch):
+    monkeypatch.chdir(home)
+    names = execute(RAW)
+    num, boxes, scores, labels = (o[0] for o in OnnxDetector(home / "model.raw.onnx")(image_of(names)))
+    assert len(names["found"]) == num > 5
+    assert [row[1] for row in names["found"]] == labels[:num].tolist()
+    np.testing.assert_allclose([row[0] for row in names["found"]], scores[:num], rtol=0, atol=1e-5)
+    np.testing.assert_allclose([row[2] for row in names["found"]], boxes[:num], rtol=0, atol=1e-5)
+
+
+def image_of(names):
+    return np.asarray(names["image"].resize((300, 300), Image.Resampling.BILINEAR))[None]
+
+
+def test_outputs_of_the_same_onnxruntime_give_the_same_bits_and_the_model_is_not_run(
+    home, split, expected, monkeypatch
+):
+    monkeypatch.setattr(OnnxDetector, "__call__", None)
+    found = score(home, split, home / "outputs", batch_size=4)
+    summary = found.summary
+    assert summary["num_detections"] > 20
+    for key in ("detections_sha256", "stats", "per_class", "thresholds", "model", "annotations"):
+        assert summary[key] == expected.summary[key]
+    assert (summary["run"]["outputs"], summary["run"]["provider"]) == (str(home / "outputs"), "none")
+    assert set(summary) - set(expected.summary) == {"outputs_sha256"}
+    assert f"outputs were read from {home / 'outputs'}" in found.describe()
+
+
+def test_the_pages_loop_for_ascend_makes_the_same_folder(home, split, expected, tmp_path, monkeypatch):
+    session = onnxruntime.InferenceSession(home / "model.raw.onnx")
+    fake = ModuleType("ais_bench.infer.interface")
+    fake.InferSession = lambda device, path: SimpleNamespace(infer=lambda feeds: session.run(None, {"image": feeds[0]}))
+    for name in ("ais_bench", "ais_bench.infer"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    (tmp_path / "coco").symlink_to(home / "coco")
+    monkeypatch.chdir(tmp_path)
+    execute(ASCEND)
+    assert (
+        score(home, split, tmp_path / "outputs").summary["detections_sha256"] == expected.summary["detections_sha256"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "write"),
+    [
+        (("_0.npy", "_1.npy"), lambda file, numbers: np.save(file, numbers[0])),
+        (("_0.bin", "_1.bin"), lambda file, numbers: numbers.tofile(file)),
+        (("_ploc.bin", "_plabel.bin"), lambda file, numbers: numbers.astype("<f4").tofile(file)),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_bits(home, split, expected, outputs, ends, write):
+    rewrite(outputs, ends, write)
+    assert score(home, split, outputs).summary["detections_sha256"] == expected.summary["detections_sha256"]
+
+
+def test_half_precision_is_read_alike_from_both_kinds(home, split, expected, outputs, tmp_path):
+    other = shutil.copytree(outputs, tmp_path / "other")
+    rewrite(outputs, ("_0.bin", "_1.bin"), lambda file, numbers: numbers.astype(np.float16).tofile(file))
+    rewrite(other, ("_0.npy", "_1.npy"), lambda file, numbers: np.save(file, numbers.astype(np.float16)))
+    one, two = score(home, split, outputs), score(home, split, other)
+    assert one.summary["detections_sha256"] == two.summary["detections_sha256"]
+    assert one.summary["detections_sha256"] != expected.summary["detections_sha256"]
+    assert one.scores.stats == pytest.approx(expected.scores.stats, abs=0.02)
+
+
+def nan(file):
+    numbers = np.load(file)
+    numbers[0, 0, 77] = np.nan
+    np.save(file, numbers)
+
+
+def claim(file):
+    """A header that claims a terabyte."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**38,)})
+
+
+def archive(file):
+    numbers = np.load(file)
+    with file.open("wb") as stream:
+        np.savez(stream, numbers)
+
+
+DAMAGES = {
+    "missing": (lambda file: file.unlink(), "no file .*: 1 of 12 files are missing"),
+    "another shape": (lambda file: np.save(file, np.load(file)[:, :3]), r"has the shape \[1, 3, 8732\], not \["),
+    "transposed": (lambda file: np.save(file, np.load(file).swapaxes(1, 2)), "has the shape"),
+    "integers": (lambda file: np.save(file, np.load(file).astype(np.int32)), "holds int32, not float32 or float16"),
+    "doubles": (lambda file: np.save(file, np.load(file).astype(float)), "holds float64"),
+    "no number": (nan, "holds numbers that are not finite"),
+    "cut off": (lambda file: file.write_bytes(file.read_bytes()[:-100]), r"\.npy: "),
+    "empty": (lambda file: file.write_bytes(b""), r"\.npy: "),
+    "a claim": (claim, r"\.npy: "),
+    "objects": (lambda file: np.save(file, np.array([{}]), allow_pickle=True), r"\.npy: "),
+    "an archive": (archive, "is an archive"),
+    "two kinds": (lambda file: shutil.copy(file, file.with_name(file.name.replace("plabel", "1"))), r"\*_ploc.npy and"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_by_the_files_name(home, split, outputs, damage):
+    change, words = DAMAGES[damage]
+    file = sorted(outputs.glob("*_plabel.npy"))[4]
+    change(file)
+    with pytest.raises(InputError, match=words) as caught:
+        score(home, split, outputs)
+    assert (outputs.name if damage == "two kinds" else file.name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bin_file_of_another_size_is_refused(home, split, outputs):
+    rewrite(outputs, ("_0.bin", "_1.bin"), lambda file, numbers: numbers.astype(float).tofile(file))
+    with pytest.raises(InputError, match=r"_0\.bin: has 279,424 bytes, not 139,712 \(float32\) or 69,856 \(float16\)"):
+        score(home, split, outputs)
+
+
+def test_images_of_one_name_and_a_missing_folder_are_refused(home, split, outputs, tmp_path):
+    names = split.file_names.astype(object)
+    names[1] = f"deep/{names[0]}"
+    with pytest.raises(InputError, match=f"several images named {names[0][:-4]}"):
+        output_files(outputs, replace(split, file_names=names))
+    with pytest.raises(InputError, match=r"cannot read the folder .*gone: No such file"):
+        score(home, split, tmp_path / "gone")
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["eval_onnx.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        eval_onnx.main()
+    return ended.value.code
+
+
+def test_the_command_ends_in_a_line_and_writes_nothing(home, outputs, tmp_path, monkeypatch, capsys):
+    use = (home / "model.raw.onnx", "--data", home / "coco", "--out", tmp_path / "out", "--outputs", outputs)
+    for words, told in (
+        ((*use, "--threads", "2"), "--threads is for a model that is run; with --outputs none is"),
+        ((home / "model.onnx", *use[1:]), "is not raw; --outputs are those of a model"),
+    ):
+        assert command(monkeypatch, *words) == 2
+        assert told in capsys.readouterr().err
+    nan(next(outputs.glob("*_ploc.npy")))
+    assert command(monkeypatch, *use) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_scores_reports_and_verifies(home, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    use = ("model.raw.onnx", "--data", "coco", "--outputs", "outputs")
+    assert command(monkeypatch, *use, "--out", tmp_path, "--report") == 0
+    assert "by another program" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["run"]["outputs"] == str(home / "outputs")
+    write_summary(tmp_path / "run", expected.summary, expected.rows)
+    for summary in (tmp_path / "summary.json", tmp_path / "run" / "summary.json"):
+        words = use if summary.parent.name == "run" else use[:3]
+        assert command(monkeypatch, *words, "--verify", summary) == 0
+        assert "detections: the same bits" in capsys.readouterr().out
