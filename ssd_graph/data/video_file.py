@@ -85,7 +85,9 @@ class VideoReader:
         try:
             self._container = self._open(source)
         except self._av.FFmpegError as error:
-            raise InputError(f"cannot read {self.name} as a video: {error.strerror}") from error
+            raise InputError(
+                f"cannot read {self.name} as a video ({error.strerror}); give another one, or images"
+            ) from error
         no_cover = ~self._av.stream.Disposition.attached_pic
         streams = [s for s in self._container.streams.video if s.disposition & no_cover == s.disposition]
         if not streams:
