@@ -1,9 +1,9 @@
 """One row of docs/export.md's table "Other runtimes": an exported model in a runtime that is not onnxruntime.
 
-    python -m tests.onnx_model.other_runtimes MODEL RUNTIME [--images 20]
+    python -m tests.onnx_model.other_runtimes MODEL RUNTIME
 
-runs where RUNTIME is installed beside onnxruntime, and does not import torch itself. Compared are the detections on
-generated pictures, those with a score of at least 0.05, with onnxruntime's in the same process.
+runs where RUNTIME is installed, and does not import torch itself. Compared are the detections on generated pictures
+with those of the installed onnxruntime, or of another one whose `--save` wrote them to the file of `--expected`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -85,7 +86,12 @@ def tract(model: Path, outputs: list[str]) -> Run:
     loaded = tract.onnx().load(str(model))
     loaded.set_input_fact(0, "1,300,300,3,u8" if outputs[0] == "num_detections" else "1,3,300,300,f32")
     runnable = loaded.into_model().into_runnable()
-    return lambda images: [output.to_numpy() for output in runnable.run([images])]
+    whole = [tract.DatumType.I64, tract.DatumType.F32, tract.DatumType.F32, tract.DatumType.I64]
+    kinds = whole if outputs[0] == "num_detections" else [tract.DatumType.F32] * 2
+    # Some outputs have a type of tract's own.
+    return lambda images: [
+        output.convert_to(kind).to_numpy() for output, kind in zip(runnable.run([images]), kinds, strict=True)
+    ]
 
 
 def wonnx(model: Path, outputs: list[str]) -> Run:
@@ -110,7 +116,9 @@ def mnn(model: Path, outputs: list[str]) -> Run:
 
     converted = os.path.join(tempfile.mkdtemp(), "model.mnn")
     arguments = ["-f", "ONNX", "--modelFile", str(model), "--MNNModel", converted, "--bizCode", "x"]
-    subprocess.run([sys.executable, "-m", "MNN.tools.mnnconvert", *arguments], check=True, stdout=subprocess.DEVNULL)
+    # Not by `mnnconvert`, which installs a package with pip to report that it was used.
+    code = "import MNN, sys, _tools; _tools.mnnconvert(sys.argv)"
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
     name = "images" if outputs[0] == "num_detections" else "image"
     module = MNN.nn.load_module_from_file(converted, [name], outputs)
 
@@ -123,16 +131,27 @@ def mnn(model: Path, outputs: list[str]) -> Run:
     return run
 
 
-def onnx2torch(model: Path, outputs: list[str]) -> Run:
-    import torch
-    from onnx2torch import convert
+def ncnn(model: Path, outputs: list[str]) -> Run:
+    import os
+    import shutil
+    import subprocess
+    import tempfile
 
-    module = convert(str(model)).eval()
+    import ncnn
+    import pnnx
+
+    copy = shutil.copy(model, os.path.join(tempfile.mkdtemp(), "model.onnx"))
+    tool = Path(pnnx.__file__).parent / "pnnx"
+    shape = "[1,300,300,3]u8" if outputs[0] == "num_detections" else "[1,3,300,300]"
+    subprocess.run([tool, copy, f"inputshape={shape}"], check=True, stdout=subprocess.DEVNULL, cwd=Path(copy).parent)
+    network = ncnn.Net()
+    network.load_param(copy.replace(".onnx", ".ncnn.param"))
+    network.load_model(copy.replace(".onnx", ".ncnn.bin"))
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            found = module(torch.from_numpy(images))
-        return [output.numpy() for output in found]
+        extractor = network.create_extractor()
+        extractor.input("in0", ncnn.Mat(images[0]).clone())
+        return [np.array(extractor.extract(f"out{i}")[1])[None] for i in range(len(outputs))]
 
     return run
 
@@ -151,7 +170,7 @@ def tvm(model: Path, outputs: list[str]) -> Run:
 
 RUNTIMES = {
     f.__name__: f
-    for f in (openvino, openvino_bf16, onnxruntime, reference, opencv, tinygrad, tract, wonnx, mnn, onnx2torch, tvm)
+    for f in (openvino, openvino_bf16, onnxruntime, reference, opencv, tinygrad, tract, wonnx, mnn, ncnn, tvm)
 }
 PACKAGES = {
     "openvino_bf16": "openvino",
@@ -162,24 +181,51 @@ PACKAGES = {
 }
 
 
-def difference(expected: tuple[np.ndarray, ...], found: tuple[np.ndarray, ...], least: float) -> tuple[float, float]:
-    """Largest difference of a score and, in pixels of the input, of a box, each detection with its nearest alike.
+_LEAST = 0.05
+"""Score of what is compared."""
 
-    Args:
-        expected: num_detections, boxes, scores and labels of one image; so `found`.
-        least: score of what is compared.
-    """
-    score_gap = box_gap = 0.0
-    (_, boxes, scores, labels), (_, other_boxes, other_scores, other_labels) = expected, found
-    for box, score, label in zip(boxes, scores, labels, strict=True):
-        same = other_labels == label
-        if score < least or not same.any():
-            continue
-        gaps = np.abs(other_boxes[same] - box).max(1) * IMAGE_SIZE
-        nearest = int(gaps.argmin())
-        score_gap = max(score_gap, abs(float(other_scores[same][nearest] - score)))
-        box_gap = max(box_gap, float(gaps[nearest]))
-    return score_gap, box_gap
+_NEAR = 5.0
+"""Pixels; detections of a class whose corners are no further apart are partners."""
+
+
+class Row(NamedTuple):
+    """What is seen on one picture, or the worst or the sum of all."""
+
+    num_expected: int
+    num_found: int
+    num_alone: int
+    """Without a partner on the other side."""
+    score_gap: float
+    box_gap: float
+    """Largest differences of partners, of boxes in pixels of the network's input."""
+
+
+def compare(expected: np.ndarray, found: np.ndarray) -> Row:
+    """Detections float64 [D, 6] of one picture (box, score, label), there and here."""
+    alone, score_gap, box_gap = 0, 0.0, 0.0
+    for ours, theirs in ((expected, found), (found, expected)):
+        for *box, score, label in ours:
+            gaps = np.where(theirs[:, 5] == label, np.abs(theirs[:, :4] - box).max(1, initial=0.0) * IMAGE_SIZE, np.inf)
+            nearest = int(gaps.argmin()) if len(gaps) else 0
+            if not len(gaps) or gaps[nearest] > _NEAR:
+                alone += 1
+                continue
+            score_gap = max(score_gap, abs(float(theirs[nearest, 4]) - score))
+            box_gap = max(box_gap, float(gaps[nearest]))
+    return Row(len(expected), len(found), alone, score_gap, box_gap)
+
+
+def detect(detector: OnnxDetector, run: Run, images: np.ndarray) -> tuple[np.ndarray, float]:
+    """Detections [D, 6] of one image, uint8 [1, 300, 300, 3], and milliseconds."""
+    fed = raw.network_input(images) if detector.is_raw else images
+    start = time.perf_counter()
+    outputs = tuple(run(fed))
+    took = (time.perf_counter() - start) * 1e3
+    if detector.is_raw:
+        outputs = raw.detections(outputs[0], outputs[1], detector.categories.ids, detector._config)
+    num, boxes, scores, labels = (np.asarray(output)[0] for output in outputs)
+    table = np.concatenate([boxes, scores[:, None], labels[:, None]], 1, dtype=np.float64)[: int(num)]
+    return table[table[:, 4] >= _LEAST], took
 
 
 def main() -> None:
@@ -188,44 +234,30 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("runtime", choices=RUNTIMES)
     parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--save", type=Path, help="write what onnxruntime finds to this .npz")
+    parser.add_argument("--expected", type=Path, help="a file that --save wrote")
     args = parser.parse_args()
     detector = OnnxDetector(args.model)
-    version = importlib.metadata.version(PACKAGES.get(args.runtime, args.runtime))
-    title = f"{args.runtime} {version}, {args.model.name}"
+    pictures = [preprocess(draw_image(np.random.default_rng([9, i]))[0])[None] for i in range(args.images)]
+    own = onnxruntime(args.model, detector._outputs)
+    here = [detect(detector, own, images) for images in pictures]
+    expected, times = zip(*here, strict=True)
+    if args.save:
+        np.savez(args.save, *expected)
+    if args.expected:
+        expected = list(np.load(args.expected).values())
+    title = f"{args.runtime} {importlib.metadata.version(PACKAGES.get(args.runtime, args.runtime))}, {args.model.name}"
     try:
         run = RUNTIMES[args.runtime](args.model, detector._outputs)
-        pictures = [preprocess(draw_image(np.random.default_rng([9, i]))[0])[None] for i in range(args.images)]
-        rows = [_compare(detector, run, images) for images in pictures]
+        found, other_times = zip(*(detect(detector, run, images) for images in pictures), strict=True)
     except Exception as error:
         raise SystemExit(f"| {title} | no: {type(error).__name__}: {' '.join(str(error).split())[:300]} |") from error
-    count, other, scores, boxes, ms, other_ms = zip(*rows, strict=True)
+    rows = list(map(compare, expected, found))
+    counts, gaps = np.sum(rows, 0)[:3].astype(int), np.max(rows, 0)[3:]
     print(
-        f"| {title} | {sum(count)}, {sum(other)} | scores {max(scores):.1e} | boxes {max(boxes):.1e} pixels | "
-        f"{np.median(other_ms):.1f} ms, onnxruntime {np.median(ms):.1f} ms |"
+        f"| {title} | {counts[0]}, {counts[1]} | {counts[2]} | {gaps[0]:.1e} | {gaps[1]:.1e} | "
+        f"{min(other_times):.1f} ms, onnxruntime {min(times):.1f} ms |"
     )
-
-
-def _compare(detector: OnnxDetector, run: Run, images: np.ndarray) -> tuple[float, ...]:
-    """Detections here and there, largest differences of score and box, milliseconds here and there."""
-    fed = raw.network_input(images) if detector.is_raw else images
-    times, found = [], []
-    for f in (onnxruntime_of(detector), run):
-        start = time.perf_counter()
-        outputs = f(fed)
-        times.append((time.perf_counter() - start) * 1e3)
-        if detector.is_raw:
-            outputs = raw.detections(outputs[0], outputs[1], detector.categories.ids, detector._config)
-        num, *rest = (np.asarray(o)[0] for o in outputs)
-        found.append((num, *(r[: int(num)] for r in rest)))
-    gaps = [difference(a, b, 0.05) for a, b in (found, found[::-1])]
-    counts = [int((f[2] >= 0.05).sum()) for f in found]
-    return (*counts, *np.max(gaps, 0).tolist(), *times)
-
-
-def onnxruntime_of(detector: OnnxDetector) -> Run:
-    """What to compare with."""
-    name = detector.session.run.get_inputs()[0].name
-    return lambda images: detector.session.run.run(detector._outputs, {name: images})
 
 
 if __name__ == "__main__":
