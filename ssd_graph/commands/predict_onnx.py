@@ -1,10 +1,13 @@
-"""Draw an exported model's detections on images; torch is not needed.
+"""Draw an exported model's detections on images or a video; torch is not needed.
 
     python tools/predict_onnx.py model.onnx street.jpg kitchen.png
     python tools/predict_onnx.py model.onnx photos/ --out found --score 0.5
     python tools/predict_onnx.py model.onnx 'photos/**/*.jpg'
+    python tools/predict_onnx.py model.onnx clip.mp4
+    python tools/predict_onnx.py model.onnx --camera 0 --seconds 10
 
-Writes a JPEG for each image and predictions.json with every detection drawn.
+Writes a JPEG for each image and predictions.json with every detection drawn; of a video an .mp4, and a .jsonl with a
+line for each frame. Ctrl-C ends a video, and what there is of it is kept.
 """
 
 from __future__ import annotations
@@ -20,28 +23,45 @@ def main() -> int:
     """Read the flags, detect and draw."""
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
-    parser.add_argument("images", nargs="+", help="image files, folders or globs")
+    parser.add_argument("images", nargs="*", help="image files, folders or globs, or one video")
+    parser.add_argument("--camera", type=int, metavar="N", help="the camera of this number instead")
+    parser.add_argument("--seconds", type=float, help="how much of a video or camera is used (default: all)")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
     parser.add_argument("--score", type=float, help="least score of what is shown (default: the model's, else 0.4)")
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
+    if bool(args.images) == (args.camera is not None):
+        parser.error("give images, a video, or --camera")
+    if args.seconds is not None and not args.seconds > 0:
+        parser.error("--seconds is more than 0")
     from ssd_graph.data.image_files import find_images
+    from ssd_graph.data.video_file import find_video
     from ssd_graph.onnx_model.api import Detector
     from ssd_graph.onnx_model.predict import predict
     from ssd_graph.onnx_model.thresholds import ShownFrom
+    from ssd_graph.onnx_model.video import VideoPredictions, predict_video
 
     detector = Detector(args.model, provider=args.provider, threads=args.threads)
     shown_from = detector.shown_from if args.score is None else ShownFrom(args.score)
     origin = "the model's thresholds" if detector.network.shown_from else "the default"
     origin = origin if args.score is None else "--score"
-    found = predict(detector, find_images(args.images, args.out), args.out, shown_from)
-    print(
-        f"{found.num_objects} objects in {len(found.records)} images with a score from {shown_from.describe()} "
-        f"({origin}), by provider {detector.network.session.provider}, results in {args.out}"
-    )
+    how = f"with a score from {shown_from.describe()} ({origin}), by provider {detector.network.session.provider}"
+    source = find_video(args.images) if args.camera is None else args.camera
+    if source is None and args.seconds:
+        parser.error("--seconds is for a video or --camera")
+    if source is None:
+        found = predict(detector, find_images(args.images, args.out), args.out, shown_from)
+        print(f"{found.num_objects} objects in {len(found.records)} images {how}, results in {args.out}")
+    else:
+        found = predict_video(detector, source, args.out, shown_from, args.seconds)
+        print(f"{found.num_objects} objects in {found.num_frames} frames {how}, results in {found.video} and .jsonl")
+        print(f"{found.num_frames / found.seconds:.1f} images/s")
     if not found.num_objects and found.highest_score:
         print(f"the highest score seen is {found.highest_score:.2f}; --score shows more")
     for fault in found.faults:
         sys.stderr.write(f"left out: {fault}\n")
+    if isinstance(found, VideoPredictions) and found.interrupted:
+        sys.stderr.write("interrupted; what there is so far is kept\n")
+        return 130
     return 1 if found.faults else 0

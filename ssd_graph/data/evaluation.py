@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ def image_batches(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def beside(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], threads: int) -> Iterator[T]:
+def beside(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], threads: int) -> Generator[T, None, None]:
     """`function` of each of `calls`, in their order, computed by threads while the next calls are made."""
     with ThreadPoolExecutor(threads, thread_name_prefix="beside") as pool:
         try:

@@ -44,8 +44,8 @@ def lower_step(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
-    how = {"device": DEVICE, "freeze": freeze}
-    with traceable_step(preset, batch_size, amp, world_size, num_boxes, **how) as (step, arguments):
+    traceable = traceable_step(preset, batch_size, amp, world_size, num_boxes, device=DEVICE, freeze=freeze)
+    with traceable as (step, arguments):
         return lower(step, arguments, socs, arguments[0].parameters, facts)
 
 

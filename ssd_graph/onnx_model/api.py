@@ -47,6 +47,17 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def highest_score(self) -> float:
+        """0 where nothing was found."""
+        return float(self.scores.max(initial=0.0))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As predictions.json has them."""
+        columns = (self.names, *(column.tolist() for column in (self.labels, self.scores, self.boxes)))
+        keys = ("category", "category_id", "score", "box_xyxy")
+        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+
     def shown(self, shown_from: ShownFrom) -> Detections:
         """Those with a score that is shown."""
         kept = shown_from.shows(self.scores, self.labels)
@@ -113,10 +124,15 @@ class Detector:
         """All that is found in each image of a batch."""
         images = [_rgb(picture) for picture in pictures]
         outputs = self.network(np.stack([preprocess(image) for image in images]))
-        for image, num, boxes, scores, labels in zip(images, *outputs, strict=True):
-            pixels = boxes[:num].astype(np.float64) * np.tile(image.size, 2)
-            names = [self._names[label] for label in labels[:num].tolist()]
-            yield Detections(pixels, scores[:num], labels[:num], names)
+        for image, *output in zip(images, *outputs, strict=True):
+            yield self.named(image.size, *output)
+
+    def named(
+        self, size: tuple[int, int], num: np.integer, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+    ) -> Detections:
+        """What the network gives of one image of `size` (width, height), in its pixels and with names."""
+        pixels = boxes[:num].astype(np.float64) * np.tile(size, 2)
+        return Detections(pixels, scores[:num], labels[:num], [self._names[label] for label in labels[:num].tolist()])
 
 
 _WANTED = "give a file's path, an image of Pillow, a uint8 RGB array [height, width, 3], or several of them"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -57,7 +58,7 @@ def draw_detections(
 
 def _font_for(captions: Sequence[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font where it has all characters, else one of the system that covers most languages."""
-    font = ImageFont.load_default(size)
+    font = _default_font(size)
     characters = sorted(set("".join(captions)) - {" "})
     if _draws(font, characters):
         return font
@@ -72,15 +73,20 @@ def _font_for(captions: Sequence[str], size: int) -> ImageFont.FreeTypeFont | Im
     return font
 
 
+_default_font = lru_cache(ImageFont.load_default)
+
+
 def _draws(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, characters: Sequence[str]) -> bool:
     """Whether a font has glyphs for all characters: what it has none for looks like a character that nobody has."""
+    return all(_look(font, c) != _look(font, "\U0010fffd") for c in characters)
 
-    def look(character: str) -> bytes:
-        picture = Image.new("L", (200, 200))
-        ImageDraw.Draw(picture).text((0, 0), character, 255, font)
-        return picture.tobytes()
 
-    return not {look("\U0010fffd")} & set(map(look, characters))
+# A video asks for the same characters in each frame.
+@lru_cache(4096)
+def _look(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, character: str) -> int:
+    picture = Image.new("L", (200, 200))
+    ImageDraw.Draw(picture).text((0, 0), character, 255, font)
+    return hash(picture.tobytes())
 
 
 def _visible(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

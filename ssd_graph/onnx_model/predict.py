@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from ssd_graph.cli import InputError
 from ssd_graph.data.transforms import decode
 from ssd_graph.files import atomic_write, require_writable
@@ -49,18 +51,12 @@ def predict(detector: Detector, paths: Sequence[Path], out: Path, shown_from: Sh
             faults.append(str(error))
             continue
         everything = detector(image, score=0)
-        highest = max(highest, float(everything.scores.max(initial=0.0)))
+        highest = max(highest, everything.highest_score)
         found = everything.shown(shown_from)
-        picture = draw_detections(
-            image,
-            found.boxes,
-            [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores.tolist(), strict=True)],
-            [detector.categories.ids.index(label) for label in found.labels.tolist()],
-        )
         with atomic_write(target) as temporary:
-            picture.save(temporary, "JPEG", quality=92)
+            drawn(image, found, detector.categories.ids).save(temporary, "JPEG", quality=92)
         size = {"width": image.width, "height": image.height}
-        records.append({"file": str(path), "picture": target.name, **size, "objects": _objects(found)})
+        records.append({"file": str(path), "picture": target.name, **size, "objects": found.to_json()})
     if faults and not records:
         raise InputError(f"no image can be used; {faults[0]}")
     content = shown_from.to_json(detector.categories.ids) | {"model_sha256": detector.network.sha256, "images": records}
@@ -69,11 +65,10 @@ def predict(detector: Detector, paths: Sequence[Path], out: Path, shown_from: Sh
     return Predictions(records, faults, highest)
 
 
-def _objects(found: Detections) -> list[dict[str, Any]]:
-    """As predictions.json has them."""
-    columns = (found.names, *(column.tolist() for column in (found.labels, found.scores, found.boxes)))
-    keys = ("category", "category_id", "score", "box_xyxy")
-    return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+def drawn(image: Image.Image, found: Detections, category_ids: Sequence[int]) -> Image.Image:
+    """A copy of an RGB image with what was found; the ids' order chooses the colours."""
+    captions = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores.tolist(), strict=True)]
+    return draw_detections(image, found.boxes, captions, [category_ids.index(label) for label in found.labels.tolist()])
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
