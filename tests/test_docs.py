@@ -30,6 +30,7 @@ ONLY_PARSED = {
     "fetches from the network": r"tools/download_coco\.py",
     "needs torch_npu; tests/npu runs it": r"tools/lower_npu\.py",
     "compiles for a minute; tests/gpu runs it": r"tools/lower_gpu\.py",
+    "needs PyAV or a camera; onnx_model/test_video.py runs it": r"tools/predict_onnx\.py.* (clip\.mp4|--camera)\b",
 }
 """Why a command of ours is not run, and how such a command looks."""
 
