@@ -54,7 +54,7 @@ def test_nothing_unpickles_or_evaluates():
         [
             *inductor,
             "np.load(file)",
-            "np.load(file, mmap_mode='r', allow_pickle=False)",
+            "np.load(file, mmap_mode='r')",
             "torch.load(path, map_location='cpu', weights_only=True)",
             "yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)",  # text, lists and dictionaries
         ]

@@ -82,8 +82,9 @@ def _read(file: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _load_npy(file: Path, shape: tuple[int, int]) -> np.ndarray:
     # Mapped, so that a header which claims terabytes takes no memory.
-    found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    found: Any = np.load(file, mmap_mode="r")
     if not isinstance(found, np.ndarray):
+        found.close()
         raise ValueError("is an archive, not an array")
     if found.dtype.kind != "f" or found.dtype.itemsize > 4:
         raise ValueError(f"holds {found.dtype}, not float32 or float16")
