@@ -1,4 +1,4 @@
-"""Outputs of a raw model that another program computed: two files an image in one folder."""
+"""Outputs of a raw model that another program computed: two files an image, or a batch, in one folder."""
 
 # N images, A default boxes, C classes
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,20 @@ _FORMS = (("_ploc.npy", "_plabel.npy"), ("_0.npy", "_1.npy"), ("_ploc.bin", "_pl
 """What a folder's names end in, behind the image's: ours, those of ais_bench, and without numpy's header."""
 
 
-def output_files(folder: Path, split: CocoSplit) -> list[tuple[Path, Path]]:
+class Outputs(NamedTuple):
+    """Where those of an image are."""
+
+    ploc: Path
+    plabel: Path
+    row: int | None = None
+    """Of files that hold a batch."""
+
+
+def output_files(folder: Path, split: CocoSplit) -> list[Outputs]:
     """The files with `ploc` and `plabel` of each image, named after the image's file without its folder and ending.
+
+    Where none has an image's name, files that end in "_ploc.npy" are batches: in the order of their names they hold
+    the images in the order of the annotations; what the last one has beyond them is left out.
 
     Raises:
         InputError: the folder or a file is missing, or it is not clear which file is meant.
@@ -38,15 +50,35 @@ def output_files(folder: Path, split: CocoSplit) -> list[tuple[Path, Path]]:
         kinds = " and ".join(f"*{form[0]}" for form in forms)
         raise InputError(f"{folder} has {kinds}; leave one kind of files in it")
     ends = forms[0] if forms else _FORMS[0]
-    files = [(folder / (stem + ends[0]), folder / (stem + ends[1])) for stem in stems]
-    missing = [file.name for pair in files for file in pair if file.name not in names]
+    batches = sorted(name.removesuffix(ends[0]) for name in names if name.endswith(ends[0]))
+    if not forms and batches:
+        return _rows([(folder / (name + ends[0]), folder / (name + ends[1])) for name in batches], split)
+    files = [Outputs(folder / (stem + ends[0]), folder / (stem + ends[1])) for stem in stems]
+    missing = [file.name for each in files for file in each[:2] if file.name not in names]
     if missing:
         raise InputError(f"no file {folder / missing[0]}: {len(missing)} of {2 * len(files)} files are missing")
     return files
 
 
+def _rows(batches: list[tuple[Path, Path]], split: CocoSplit) -> list[Outputs]:
+    """Of each image, those in files of batches."""
+    rows, last = list[Outputs](), 0
+    for ploc, plabel in batches:
+        try:
+            last = len(_mapped(ploc))
+        except _UNREADABLE as error:
+            raise InputError(_advice(ploc, error)) from error
+        rows += [Outputs(ploc, plabel, row) for row in range(last)]
+    if not len(split) <= len(rows) < len(split) + last:
+        raise InputError(
+            f"{batches[0][0].parent} has outputs of {len(rows)} images in batches, {len(split)} are scored; name files "
+            "after images, or make them of these images in the order of the annotations"
+        )
+    return rows[: len(split)]
+
+
 def read_batches(
-    files: list[tuple[Path, Path]], num_classes: int, batch_size: int, fingerprint: Any
+    files: list[Outputs], num_classes: int, batch_size: int, fingerprint: Any
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Which images are in a batch, int64 [N], and their `ploc` [N, 4, A] and `plabel` [N, C, A] in float32.
 
@@ -59,33 +91,47 @@ def read_batches(
     num_boxes = len(default_boxes())
     for start in range(0, len(files), batch_size):
         chosen = np.arange(start, min(start + batch_size, len(files)))
-        pairs = [files[i] for i in chosen]
-        ploc, plabel = (
-            np.stack([_read(file, (rows, num_boxes)) for file in column])
-            for column, rows in zip(zip(*pairs, strict=True), (4, num_classes), strict=True)
-        )
+        group = [files[i] for i in chosen]
+        ploc = np.stack([_read(each.ploc, (4, num_boxes), each.row) for each in group])
+        plabel = np.stack([_read(each.plabel, (num_classes, num_boxes), each.row) for each in group])
         for numbers in (*ploc, *plabel):
             fingerprint.update(numbers)
         yield chosen, ploc, plabel
 
 
-def _read(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The numbers of a file, float32 of `shape`."""
+_UNREADABLE = (OSError, ValueError, EOFError, TypeError)
+
+
+def _read(file: Path, shape: tuple[int, int], row: int | None) -> np.ndarray:
+    """The numbers of a file, or of a row of it, float32 of `shape`."""
     try:
-        numbers = _load_bin(file, shape) if file.suffix == ".bin" else _load_npy(file, shape)
+        numbers = _load_bin(file, shape) if file.suffix == ".bin" else _load_npy(file, shape, row)
         if not np.isfinite(numbers).all():
             raise ValueError("holds numbers that are not finite")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: {error}; make it again, as docs/outputs.md says") from error
+    except _UNREADABLE as error:
+        raise InputError(_advice(file, error)) from error
     return numbers
 
 
-def _load_npy(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    # Mapped, so that a header which claims terabytes takes no memory.
+def _advice(file: Path, error: BaseException) -> str:
+    return f"{file}: {error}; make it again, as docs/outputs.md says"
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """An array that is not read yet, so that a header which claims terabytes takes no memory."""
     found: Any = np.load(file, mmap_mode="r")
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError("is an archive, not an array")
+    return found
+
+
+def _load_npy(file: Path, shape: tuple[int, int], row: int | None) -> np.ndarray:
+    found = _mapped(file)
+    if row is not None:
+        if found.ndim != 3 or row >= len(found):
+            raise ValueError(f"has the shape {list(found.shape)}, not that of a batch, {['N', *shape]}")
+        found = found[row]
     if found.dtype.kind != "f" or found.dtype.itemsize > 4:
         raise ValueError(f"holds {found.dtype}, not float32 or float16")
     if found.shape not in (shape, (1, *shape)):

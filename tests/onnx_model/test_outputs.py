@@ -145,6 +145,34 @@ def test_every_kind_of_file_gives_the_same_bits(home, split, expected, outputs, 
     assert score(home, split, outputs).summary["detections_sha256"] == expected.summary["detections_sha256"]
 
 
+def in_batches(split, outputs, size, surplus=0):
+    """Replace the folder's files by batches in the order of the annotations, the last one filled up."""
+    stems = [name.rpartition(".")[0] for name in split.file_names.tolist()]
+    stems += [stems[0]] * surplus
+    for end in ("_ploc.npy", "_plabel.npy"):
+        arrays = [np.load(outputs / (stem + end)).reshape(-1, 8732) for stem in stems]
+        for file in outputs.glob(f"*{end}"):
+            file.unlink()
+        for start in range(0, len(stems), size):
+            np.save(outputs / f"{start:03}{end}", np.stack(arrays[start : start + size]))
+
+
+def test_batches_in_the_order_of_the_annotations_give_the_same_bits(home, split, expected, outputs):
+    in_batches(split, outputs, 4, surplus=2)
+    assert score(home, split, outputs).summary["detections_sha256"] == expected.summary["detections_sha256"]
+
+
+def test_batches_of_other_images_or_shapes_are_refused(home, split, outputs):
+    in_batches(split, outputs, 4, surplus=2)
+    np.save(outputs / "008_ploc.npy", np.zeros((2, 4, 8732), np.float32))
+    with pytest.raises(InputError, match=r"has outputs of 10 images in batches, 6 are scored"):
+        score(home, split, outputs)
+    (outputs / "008_ploc.npy").unlink()
+    np.save(outputs / "000_plabel.npy", np.load(outputs / "000_plabel.npy")[:3])
+    with pytest.raises(InputError, match=r"000_plabel\.npy: has the shape \[3, .* not that of a batch"):
+        score(home, split, outputs)
+
+
 def test_half_precision_is_read_alike_from_both_kinds(home, split, expected, outputs, tmp_path):
     other = shutil.copytree(outputs, tmp_path / "other")
     rewrite(outputs, ("_0.bin", "_1.bin"), lambda file, numbers: numbers.astype(np.float16).tofile(file))
