@@ -1,0 +1,34 @@
+"""What the training command makes of its flags before it trains."""
+
+import sys
+
+import pytest
+
+from ssd_graph.commands import train_graph
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """A function from flags to the options that training gets."""
+
+    def of(*flags):
+        seen = []
+        monkeypatch.setattr(sys, "argv", ["train_graph.py", *map(str, flags)])
+        monkeypatch.setattr("ssd_graph.training.train.train", lambda options, **_: seen.append(options))
+        with pytest.raises(SystemExit) as end:
+            train_graph.main()
+        assert not end.value.code
+        return seen[0]
+
+    return of
+
+
+def test_a_checkpoint_brings_its_network_along(options, trained):
+    assert options("--checkpoint", trained / "last.pth").preset == "ssd300-nano"
+    assert options("--checkpoint", trained / "last.pth", "--preset", "ssd300-r18").preset == "ssd300-r18"
+    assert options().preset == "ssd300-r34"
+
+
+def test_what_fine_tuning_needs_has_flags(options):
+    recipe = options("--recipe", "finetune", "--freeze", "layer2", "--patience", 4).recipe
+    assert (recipe.name, recipe.freeze, recipe.patience, recipe.threshold) == ("finetune", "layer2", 4, None)
