@@ -14,6 +14,21 @@ settings.register_profile("ssd_graph", deadline=None, derandomize=True, max_exam
 settings.load_profile("ssd_graph")
 
 
+LONGEST_FIRST = (
+    *("npu/test_lower.py", "training/test_resume_ranks.py", "gpu/test_replay.py", "training/test_resume.py"),
+    *("test_real_images.py", "training/test_continued.py", "training/test_recording_device.py", "test_commands.py"),
+)
+"""Files that take a minute or more. If one came last, a core would run it alone."""
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def tiny_coco(tmp_path_factory):
     """A generated COCO folder of 12 training and 6 validation images; read only."""

@@ -30,7 +30,7 @@ thread and with two."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _maps_of_one_image_count_as_large():
+def _maps_of_two_images_count_as_large():
     with patch.object(inductor, "MAP_BYTES", 0):
         yield
 
@@ -58,7 +58,7 @@ def case(preset, amp):
     config = model_config(preset, 7)
     step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=torch.channels_last)
     before = start(step, config, amp)
-    batch, defaults, rate = make_batch(0, num_images=1), device_default_boxes("cpu"), torch.tensor(0.01)
+    batch, defaults, rate = make_batch(0), device_default_boxes("cpu"), torch.tensor(0.01)
     exact, eager, given, kept = double(before), clone(before), clone(before), []
     exact_metrics = TrainStep(config, step.recipe)(exact, batch, defaults, rate.double())
     eager_metrics = step(eager, batch, defaults, rate)
@@ -71,7 +71,7 @@ def case(preset, amp):
         return [torch.zeros(())] * len(eager_metrics)  # nobody looks at them
 
     keep_addresses(given)
-    lowering = lower(step, (given, batch, defaults, rate), 1, keep)
+    lowering = lower(step, (given, batch, defaults, rate), 2, keep)
     return Case(lowering, *kept, before, errors_of, errors_of(eager_metrics, eager))
 
 
