@@ -221,7 +221,7 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     assert "detections: the same bits" in out
     code, out, error = command(PREDICT, "run/last.onnx", tiny_coco / "val2017", "--score", 0.06, cwd=tmp_path)
     assert (code, error) == (0, "")
-    assert "objects in 6 images with a score from 0.06 (--score), by provider cpu, results in predictions" in out
+    assert "objects in 6 images (shown from a score of 0.06: --score) by provider cpu, results in predictions" in out
     assert len(list((tmp_path / "predictions").glob("*.jpg"))) == 6
 
 

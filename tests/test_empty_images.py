@@ -17,7 +17,7 @@ from tests.conftest import train_tiny
 from tests.test_commands import EVALUATE, command
 
 COMPARE = REPOSITORY / "tools/compare.py"
-LEFT_OUT = "left out 3 images of instances_val2017.json without boxes, as the reference does; or --empty-images keep"
+LEFT_OUT = "left out 3 images of instances_val2017.json without boxes, as the reference; --empty-images keep uses them"
 KEPT = "3 of 6 images of instances_val2017.json have no boxes: all that is found on them is false"
 
 

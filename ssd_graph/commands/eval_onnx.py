@@ -99,7 +99,11 @@ def main() -> int:
     if args.write_thresholds:
         result.summary["model"]["sha256"] = write_thresholds(args.model, result.summary["thresholds"], split.categories)
     write_summary(out, result.summary, result.rows)
-    print(f"results in {out}" + f"; thresholds written into {args.model}" * args.write_thresholds)
+    print(f"results in {out}" + "; look at report.html" * args.report)
+    if args.write_thresholds:
+        best = {name: found["score"] for name, found in result.summary["thresholds"]["per_class"].items() if found}
+        told = ", ".join(f"{name} {score:.2f}" for name, score in list(best.items())[:10])
+        print(f"{args.model} now shows detections from these scores: {told}" + ", ..." * (len(best) > 10))
     if args.report:
         from ssd_graph.report import write_report
 

@@ -46,7 +46,7 @@ def main() -> int:
     shown_from = detector.shown_from if args.score is None else ShownFrom(args.score)
     origin = "the model's thresholds" if detector.network.shown_from else "the default"
     origin = origin if args.score is None else "--score"
-    how = f"with a score from {shown_from.describe()} ({origin}), by provider {detector.network.session.provider}"
+    how = f"(shown from a score of {shown_from.describe()}: {origin}) by provider {detector.network.session.provider}"
     source = find_video(args.images) if args.camera is None else args.camera
     if source is None and args.seconds:
         parser.error("--seconds is for a video or --camera")

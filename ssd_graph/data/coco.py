@@ -111,7 +111,7 @@ class CocoSplit:
             )
         elif self.num_empty_images:
             lines.append(
-                f"left out {number} images of {file} without boxes, as the reference does; or --empty-images keep"
+                f"left out {number} images of {file} without boxes, as the reference; --empty-images keep uses them"
             )
         return lines
 

@@ -59,7 +59,7 @@ class ShownFrom:
     def describe(self) -> str:
         """In words."""
         values = sorted({self.overall, *self.per_class.values()})
-        return f"{values[0]:.2f}" + (f" to {values[-1]:.2f} by class" if len(values) > 1 else "")
+        return f"{values[0]:.2f}" + (f" to {values[-1]:.2f}, by class" if len(values) > 1 else "")
 
 
 def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Categories) -> str:

@@ -98,7 +98,7 @@ class RunRecords:
             )
         if device.type != "npu" and importlib.util.find_spec("torch_npu"):
             log.say("torch_npu is installed; only --npus loads it, and so nothing here needs CANN")
-        if device.type == "cpu" and plan.amp == "off" and has_bf16():
+        if device.type == "cpu" and plan.amp == "off" and plan.model.preset != "ssd300-nano" and has_bf16():
             log.say("this processor multiplies in bfloat16: --amp bf16 trains ssd300-r34 1.7 to 2 times as fast")
         if plan.train_split.max_boxes > _MANY_BOXES:
             counts = np.diff(plan.train_split.offsets)
@@ -168,5 +168,6 @@ class RunRecords:
             self.log.say(f"Final Train Accuracy : {scores.stats['AP']:.5f}")
         self.log.say(f"E2E Training Duration sec : {seconds:.0f}")
         if not self._plan.options.performance:
-            best = f", the best one {self.folder.best}" if self.folder.best.exists() else ""
+            ap = self.validations.best_ap
+            best = f", the best one {self.folder.best} (AP {ap:.4f})" if self.folder.best.exists() else ""
             self.log.say(f"saved: the last checkpoint {self.folder.last}{best}, and metrics.jsonl beside them")

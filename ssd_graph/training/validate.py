@@ -98,6 +98,11 @@ class Validations:
         self._scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
         self._aps = [plan.validated[step] for step in sorted(plan.validated)]
 
+    @property
+    def best_ap(self) -> float:
+        """Of all validations so far, on rank 0."""
+        return max(self._aps, default=-1.0)
+
     def run(self, state: TrainState, step: int) -> bool:
         """Validate `state`, of which the checkpoint is written, on all processes; whether the run is to end."""
         self._mlperf.eval_start(step)
@@ -114,7 +119,7 @@ class Validations:
     def _record(self, scores: CocoScores, step: int) -> None:
         """The best checkpoint first, so that none is lost."""
         self.scores, ap = scores, scores.stats["AP"]
-        if ap > max(self._aps, default=-1.0):
+        if ap > self.best_ap:
             self._folder.mark_best(step)
         self._aps.append(ap)
         self._log.record("validation", step, **scores.stats, per_class=scores.per_class)

@@ -49,7 +49,7 @@ def test_a_class_without_a_threshold_has_the_overall_one(model):
     assert shown_from == ShownFrom(0.75, {categories.ids[1]: 0.25})
     labels = np.array([categories.ids[0], categories.ids[1], categories.ids[1]])
     assert shown_from.shows(np.array([0.74, 0.25, 0.24]), labels).tolist() == [False, True, False]
-    assert shown_from.describe() == "0.25 to 0.75 by class"
+    assert shown_from.describe() == "0.25 to 0.75, by class"
 
 
 def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsys, model, tiny_coco, tmp_path):
@@ -59,11 +59,11 @@ def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsy
     write_thresholds(model, {"overall": {"score": 1.0, "f1": 0.1}, "per_class": nothing}, categories)
     assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017") == 0
     out = capsys.readouterr().out
-    assert "0 objects in 6 images with a score from 1.00 (the model's thresholds)" in out
+    assert "0 objects in 6 images (shown from a score of 1.00: the model's thresholds)" in out
     assert "the highest score seen is 0." in out
     assert json.loads((tmp_path / "predictions" / "predictions.json").read_text())["least_score"] == 1.0
     assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017", "--score", "0.06") == 0
-    assert "with a score from 0.06 (--score)" in capsys.readouterr().out
+    assert "shown from a score of 0.06: --score" in capsys.readouterr().out
 
 
 def test_verifying_writes_no_thresholds(monkeypatch, capsys, model):

@@ -211,9 +211,10 @@ def test_a_run_says_what_it_trains_on_from_which_weights_and_what_it_saved(tiny_
         rf"recipe shapes; weights: random; results in {tmp_path}/a",
         first,
     )
-    assert last == (
-        f"saved: the last checkpoint {tmp_path}/a/last.pth, the best one {tmp_path}/a/best.pth, and metrics.jsonl "
-        "beside them"
+    assert re.fullmatch(
+        rf"saved: the last checkpoint {tmp_path}/a/last.pth, the best one {tmp_path}/a/best.pth \(AP \d\.\d{{4}}\), "
+        "and metrics.jsonl beside them",
+        last,
     )
     train_tiny(tiny_coco, tmp_path / "b", max_steps=1, checkpoint=trained / "last.pth")
     assert f"; weights: {trained}/last.pth; results" in capsys.readouterr().out.splitlines()[0]
