@@ -75,6 +75,7 @@ def test_a_failed_rank_ends_without_leaving_the_group(tiny_coco, tmp_path):
     assert code == 2
     assert error.count("\n") == 1
     assert "rank 1: cannot decode" in error
-    for calls in (ranks["rank0"], ranks["rank1"]):
-        assert calls[-1] == "exit 2"
-        assert "destroy" not in calls
+    assert ranks["rank1"][-1] == "exit 2"
+    # The other one notices within half a second of its own time, or the launcher ends it while it compiles.
+    assert ranks["rank0"][-1] in ("exit 2", "compile")
+    assert "destroy" not in ranks["rank0"] + ranks["rank1"]
