@@ -60,17 +60,16 @@ def trained(tiny_coco, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def overfitted(shared, tmp_path_factory):
-    """A folder with ssd300-nano trained for 130 steps on four real images without augmentation, and its data."""
+    """A folder with ssd300-nano trained for 130 steps on eight real images without augmentation, and its data."""
     from ssd_graph.config import NO_AUGMENT, RECIPES
     from ssd_graph.training.options import TrainOptions
     from ssd_graph.training.train import train
 
     out = tmp_path_factory.mktemp("overfitted")
-    real_subset(shared / "coco_mini", out / "data", num_images=4)
+    real_subset(shared / "coco_mini", out / "data", num_images=8)
     recipe = replace(
         RECIPES["shapes"],
-        batch_size=4,
-        learning_rate=0.04,
+        learning_rate=0.02,
         weight_decay=5e-3,
         warmup_epochs=10.0,
         decay_epochs=(115.0,),

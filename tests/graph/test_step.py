@@ -295,7 +295,7 @@ def test_every_option_of_the_recipe_is_still_one_graph():
         loss_scale=1024.0,
         freeze="layer2",
     )
-    step = TrainStep(CONFIG, recipe)
+    step = TrainStep(CONFIG, recipe, amp="fp16")
     state = new_state(step)
     state = state._replace(ema=state.parameters.clone())
     compiled = compile_graph(step.__call__, "aot_eager")

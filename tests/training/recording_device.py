@@ -7,6 +7,7 @@ python -m tests.training.recording_device LOGS train_graph --npus 2 ...
 """
 
 import os
+import signal
 from importlib import import_module
 from pathlib import Path
 
@@ -52,7 +53,14 @@ def exit_code(code):
     leave(code)
 
 
+def terminated(*_):
+    """The launcher ends the other ranks when one has failed; until the loop runs, that ends a rank at once."""
+    note("SIGTERM")
+    leave(143)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     backend.DEVICES["npu"] = backend.DeviceKind("npu", "aot_eager", "off", "gloo")
     backend._count_npus = lambda: 8
     distributed.device_of = device_of

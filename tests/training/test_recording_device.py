@@ -76,6 +76,5 @@ def test_a_failed_rank_ends_without_leaving_the_group(tiny_coco, tmp_path):
     assert error.count("\n") == 1
     assert "rank 1: cannot decode" in error
     assert ranks["rank1"][-1] == "exit 2"
-    # The other one notices within half a second of its own time, or the launcher ends it while it compiles.
-    assert ranks["rank0"][-1] in ("exit 2", "compile")
+    assert ranks["rank0"][-1] in ("exit 2", "SIGTERM")  # it has noticed, or the launcher was quicker
     assert "destroy" not in ranks["rank0"] + ranks["rank1"]
