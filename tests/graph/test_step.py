@@ -12,10 +12,8 @@ from ssd_graph.data.loader import Batch
 from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import draw_colour_jitter, preprocess
 from ssd_graph.graph.augment import augment
-from ssd_graph.graph.loss import multibox_loss
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300
-from ssd_graph.graph.resnet import STAGES
 from ssd_graph.graph.step import Predict, TrainStep, device_default_boxes
 from tests import reference
 
@@ -253,36 +251,6 @@ def test_a_dynamic_loss_scale_stops_falling_at_one():
     for _ in range(2):
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
     assert (float(state.loss_scale), int(state.skip_streak)) == (1.0, 2)
-
-
-@pytest.mark.parametrize("stage", ["layer1", "trunk"])
-def test_what_is_frozen_keeps_its_bits_and_all_else_moves(stage):
-    step = TrainStep(CONFIG, replace(RECIPE, freeze=stage, ema_decay=0.9))
-    state = new_state(step)
-    state = state._replace(ema=state.parameters.clone())
-    state.momentum.fill_(0.1)  # as of a run that began with nothing frozen
-    state.bn_statistics.uniform_(0.5, 1.5)
-    before = {name: tensor.clone() for name, tensor in state._asdict().items() if tensor is not None}
-    for s in range(3):
-        step(state, make_batch(s), DEFAULTS, torch.tensor(0.01))
-    for name in ("parameters", "momentum", "ema"):
-        old, new = (step.layout.split_parameters(t, t.dtype).named for t in (before[name], getattr(state, name)))
-        kept = {key for key in old if torch.equal(old[key], new[key])}
-        assert kept == {key for key in old if key.startswith(tuple(f"trunk.{m}." for m in STAGES[stage]))}
-    old, new = (step.layout.split_buffers(t) for t in (before["bn_statistics"], state.bn_statistics))
-    kept = {key for key in old if torch.equal(old[key], new[key])}
-    assert kept == {key for key in old if key.startswith(tuple(f"trunk.{m}." for m in STAGES[stage]))}
-
-
-def test_frozen_layers_normalise_as_in_evaluation():
-    step = TrainStep(CONFIG, replace(RECIPE, freeze="trunk", augment=NO_AUGMENT))
-    state = new_state(step)
-    state.bn_statistics.uniform_(0.5, 1.5)
-    batch = make_batch(0)
-    metrics = step(state._replace(parameters=state.parameters.clone()), batch, DEFAULTS, torch.tensor(0.0))
-    regression, logits = Predict(CONFIG)(state.parameters, state.bn_statistics, batch.images)
-    targets = match(batch.boxes, batch.labels, DEFAULTS, torch.float32)
-    torch.testing.assert_close(metrics.loss, multibox_loss(regression, logits, targets).total)
 
 
 def test_every_option_of_the_recipe_is_still_one_graph():
