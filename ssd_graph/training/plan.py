@@ -207,4 +207,4 @@ class RunPlan:
             )
         reason = self.reason_to_end([self.validated[step] for step in sorted(self.validated)])
         if self.world.from_main(reason is not None):
-            raise InputError(f"nothing left to train: {reason}; give more of it")
+            raise InputError(f"nothing left to train: {reason}; raise it to go on")
