@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
     how = result.add_argument_group("how it runs (default with --verify: as recorded)")
     how.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu")
+    how.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO's arithmetic (default: float32)")
     how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
     how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
@@ -80,7 +81,7 @@ def main() -> int:
     settings = recorded.settings() if recorded else RunSettings()
     given = {name: getattr(args, name) for name in RunSettings.__slots__}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    computing = ("provider", "batch_size", "threads", "optimization", "reproducible")
+    computing = ("provider", "precision", "batch_size", "threads", "optimization", "reproducible")
     useless = [f"--{name.replace('_', '-')}" for name in computing if getattr(args, name)]
     if settings.outputs:
         if useless:

@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
     parser.add_argument("--score", type=float, help="least score of what is shown (default: the model's, else 0.4)")
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO's arithmetic (default: float32)")
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
     if bool(args.images) == (args.camera is not None):
@@ -42,7 +43,7 @@ def main() -> int:
     from ssd_graph.onnx_model.thresholds import ShownFrom
     from ssd_graph.onnx_model.video import VideoPredictions, predict_video
 
-    detector = Detector(args.model, provider=args.provider, threads=args.threads)
+    detector = Detector(args.model, provider=args.provider, threads=args.threads, precision=args.precision)
     shown_from = detector.shown_from if args.score is None else ShownFrom(args.score)
     origin = "the model's thresholds" if detector.network.shown_from else "the default"
     origin = origin if args.score is None else "--score"

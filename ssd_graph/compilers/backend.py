@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import fx
+from torch._dynamo.backends.debugging import aot_eager, boxed_nop
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.ascend import import_torch_npu, torchair_backend
@@ -55,7 +57,8 @@ class DeviceKind:
 
 
 DEVICES = {
-    "cpu": DeviceKind("cpu", "aot_eager", "off", "gloo"),
+    # oneDNN's convolutions in bfloat16 are 1.6 times as fast in channels_last; in float32 both are alike.
+    "cpu": DeviceKind("cpu", "aot_eager", "off", "gloo", torch.channels_last),
     # cuDNN's convolutions are channels_last. Inductor would turn the forward pass's maps to that by itself, and keep
     # a copy of each in the other format, from which cuDNN would turn them again in the backward pass.
     "gpu": DeviceKind("cuda", "inductor", "bf16", "nccl", torch.channels_last),
@@ -159,6 +162,24 @@ def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
             torch._dynamo.mark_static_address(tensor)
 
 
+def _captured(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    """torch's backend `aot_eager`, which runs a graph as it was captured, but copying what is overwritten once only.
+
+    The graph says "the old values, with the new ones copied over them" where the new ones alone would do.
+    """
+
+    def run(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
+            old, new = (arg.meta["val"] for arg in node.args)
+            if (old.shape, old.dtype) == (new.shape, new.dtype):
+                node.replace_all_uses_with(node.args[1])
+                graph.graph.erase_node(node)
+        graph.recompile()
+        return boxed_nop(graph, inputs)
+
+    return aot_eager(graph, inputs, fw_compiler=run)
+
+
 def compile_graph(function: F, backend: str) -> F:
     """`function` captured as one static graph at its first call, with everything else refused.
 
@@ -174,7 +195,7 @@ def compile_graph(function: F, backend: str) -> F:
     name, _, mode = backend.partition(":")
     if name == "inductor":
         _require_c_compiler()
-    compiler = torchair_backend() if name == "torchair" else name
+    compiler = {"torchair": torchair_backend, "aot_eager": lambda: _captured}.get(name, lambda: name)()
     mode = None if mode in ("", "plain") else mode
     compiled = torch.compile(function, backend=compiler, mode=mode, fullgraph=True, dynamic=False)
     mended = mended_inductor if name == "inductor" and backend != "inductor:plain" else nullcontext

@@ -38,10 +38,9 @@ def match(boxes_xyxy: Tensor, labels: Tensor, defaults_cxcywh: Tensor, dtype: to
         defaults_cxcywh: float32 [A, 4].
     """
     overlaps = iou_of_corners(split(boxes_xyxy, (2, 2), xp=torch), corners(defaults_cxcywh, torch), torch)  # [N, G, A]
-    real = labels > 0
-    favourite = overlaps.max(dim=2).indices  # [N, G]
+    favourite = torch.where(labels > 0, overlaps.max(dim=2).indices, -1)  # [N, G]
     anchors = torch.arange(0, defaults_cxcywh.shape[0], 1, device=labels.device)
-    forced = (favourite[:, :, None] == anchors) & real[:, :, None]
+    forced = favourite[:, :, None] == anchors
     # One maximum then decides both rules: a forced match scores above any IoU, and more so for a later g.
     later = torch.arange(2, 2 + labels.shape[1], 1, dtype=overlaps.dtype, device=labels.device)
     score, owner = torch.where(forced, later[:, None], overlaps).max(dim=1)  # [N, A]

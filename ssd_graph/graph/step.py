@@ -83,18 +83,16 @@ class TrainStep:
             gradients.append(gradient)
             metrics.append(losses)
         gradient, bn_statistics = self._average_over_ranks(_mean(gradients), bn_statistics)
-        gradient = gradient / state.loss_scale
-        finite = gradient.abs().sum() < float("inf")  # False for NaN as well
+        finite = gradient.sum().abs() < float("inf")  # infinities of both signs make NaN, which is not less either
 
-        # torch.optim.SGD's rule; a step with a non-finite gradient is counted and changes nothing else.
-        gradient = gradient + self.recipe.weight_decay * self._decayed(state.parameters)
-        momentum = self.recipe.momentum * state.momentum + gradient
-        parameters = state.parameters - learning_rate * momentum
+        # torch.optim.SGD's rule; a step with a non-finite gradient is counted and changes nothing else. Few operations,
+        # since each reads and writes all parameters where no compiler joins them.
+        gradient = (gradient / state.loss_scale).add(self._decayed(state.parameters), alpha=self.recipe.weight_decay)
+        momentum = torch.where(finite, gradient.add(state.momentum, alpha=self.recipe.momentum), state.momentum)
+        parameters = torch.addcmul(state.parameters, momentum, learning_rate * finite, value=-1.0)
         if state.ema is not None:
             average = self.recipe.ema_decay * state.ema + (1 - self.recipe.ema_decay) * parameters
             state.ema.copy_(_merge(self.parameter_runs, state.ema, torch.where(finite, average, state.ema)))
-        parameters = torch.where(finite, parameters, state.parameters)
-        momentum = torch.where(finite, momentum, state.momentum)
         bn_statistics = torch.where(finite, bn_statistics, state.bn_statistics)
         state.parameters.copy_(_merge(self.parameter_runs, state.parameters, parameters))
         state.momentum.copy_(_merge(self.parameter_runs, state.momentum, momentum))

@@ -213,7 +213,6 @@ OPERATORS: Mapping[str, Operator] = {
     "Log": _log,
     "LogSoftmaxGrad": _log_softmax_grad,
     "LogSoftmaxV2": _log_softmax,
-    "LogicalAnd": _binary(torch.logical_and),
     "LogicalNot": _unary(torch.logical_not),
     "Maximum": _binary(torch.maximum),
     "Minimum": _binary(torch.minimum),

@@ -19,7 +19,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories
 from ssd_graph.data.transforms import UNREADABLE, decode, preprocess, to_rgb
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.providers import PROVIDERS
+from ssd_graph.onnx_model.providers import PRECISIONS, PROVIDERS, require_one_of
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -68,17 +68,26 @@ class Detections:
 class Detector:
     """A model that export/to_onnx.py wrote, as a function from images to detections."""
 
-    def __init__(self, model: str | os.PathLike[str], provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        provider: str = "cpu",
+        threads: int | None = None,
+        precision: str | None = None,
+    ) -> None:
         """Load the file `model` on a provider (a key of providers.PROVIDERS, or "auto"), by default with all cores.
+
+        `precision`, a key of providers.PRECISIONS, is for providers that can be told what to compute in.
 
         Raises:
             InputError: as OnnxDetector, or an argument makes no sense.
         """
-        if provider not in (*PROVIDERS, "auto"):
-            raise InputError(f"provider {provider!r}: give one of {', '.join((*PROVIDERS, 'auto'))}")
+        require_one_of((*PROVIDERS, "auto"), "provider", provider)
+        if precision is not None:
+            require_one_of(PRECISIONS, "precision", precision)
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= 1024):
             raise InputError(f"threads {threads!r}: give 1 to 1024")
-        self.network = OnnxDetector(Path(model), provider=provider, threads=threads)
+        self.network = OnnxDetector(Path(model), provider=provider, threads=threads, precision=precision)
         self.shown_from = self.network.shown_from or ShownFrom()
         """What is shown when a call names no score: the model's own thresholds, or all from 0.4."""
         self._names = dict(zip(self.categories.ids, self.categories.names, strict=True))

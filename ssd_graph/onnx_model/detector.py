@@ -40,9 +40,17 @@ class OnnxDetector:
     """An exported model in an onnxruntime session."""
 
     def __init__(
-        self, path: Path, *, provider: str = "cpu", threads: int | None = None, optimization: str = "all"
+        self,
+        path: Path,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        optimization: str = "all",
+        precision: str | None = None,
     ) -> None:
         """Load `path` on a provider (a key of providers.PROVIDERS, or "auto") with `threads` threads, by default all.
+
+        `precision` is as `open_session` takes it.
 
         Raises:
             InputError: the file is missing or damaged, is not a model that ssd_graph exported, or the provider
@@ -54,10 +62,10 @@ class OnnxDetector:
             raise InputError(f"{path} is larger than 2 GiB, more than an ONNX file can be; export the checkpoint again")
         content = path.read_bytes()
         self._path, self.sha256 = path, hashlib.sha256(content).hexdigest()
-        self.threads, self.optimization = threads or usable_cores(), optimization
+        self.threads = threads or usable_cores()
         try:
             self.session: Session = open_session(
-                content, provider, threads=self.threads, optimization=self.optimization
+                content, provider, threads=self.threads, optimization=optimization, precision=precision
             )
         except InputError:
             raise

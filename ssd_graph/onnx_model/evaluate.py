@@ -20,7 +20,7 @@ from ssd_graph.data.image_files import require_images
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.outputs import output_files, read_batches
-from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PROVIDERS
+from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PRECISIONS, PROVIDERS, require_one_of
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.scorers import DEFAULT_SCORER, SCORERS
@@ -39,6 +39,8 @@ class RunSettings:
     """None for the model's if that is fixed, else 8."""
     optimization: str = "all"
     """A key of providers.OPTIMIZATION_LEVELS."""
+    precision: str | None = None
+    """A key of providers.PRECISIONS; None leaves it to the model and the provider."""
     scorer: str = DEFAULT_SCORER
     """One of scorers.SCORERS."""
     empty_images: EmptyImages = "drop"
@@ -61,8 +63,9 @@ class RunSettings:
             ("optimization", tuple(OPTIMIZATION_LEVELS)),
             ("empty_images", ("drop", "keep")),
         ):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r}: give one of {', '.join(known)}")
+            require_one_of(known, name, getattr(self, name))
+        if self.precision is not None:
+            require_one_of(PRECISIONS, "precision", self.precision)
 
     def reproducible(self) -> RunSettings:
         """The same on the CPU with one thread and every optimisation; docs/evaluation.md says what others changed.
@@ -98,6 +101,7 @@ class OnnxResult:
         how = (
             f"provider {run['provider']} ({nodes or 'nodes unknown'}), {run['threads']} threads, "
             f"batch {run['batch_size']}, graph optimization {run['optimization']}"
+            + (f", computed in {run['precision']}" if run["precision"] else "")
         )
         return "\n".join(
             (
@@ -118,7 +122,13 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     """
     scorer = CocoScorer(split.annotation_file, settings.scorer)
     provider = "cpu" if settings.outputs else settings.provider
-    detector = OnnxDetector(model, provider=provider, threads=settings.threads, optimization=settings.optimization)
+    detector = OnnxDetector(
+        model,
+        provider=provider,
+        threads=settings.threads,
+        optimization=settings.optimization,
+        precision=settings.precision,
+    )
     if settings.outputs and not detector.is_raw:
         raise InputError(f"{model} is not raw; --outputs are those of a model that `export/to_onnx.py --raw` wrote")
     split.categories.require(

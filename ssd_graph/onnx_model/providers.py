@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import onnxruntime
 
 from ssd_graph.cli import InputError
+from ssd_graph.cores import has_bf16
 
 _CPU = "CPUExecutionProvider"
 
@@ -29,12 +32,24 @@ _BEHIND = {"cpu": [], "tensorrt": [_CUDA, _CPU]}
 AUTO = ("cann", "cuda", "openvino", "cpu")
 """The order in which `auto` tries them. TensorRT builds engines for minutes, so it is never chosen unasked."""
 
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+"""What the numbers of a model that are not in 8 bits can be computed in, and OpenVINO's names of it."""
+
+_PRECISIONS_OF = {"cpu": ("fp32",), "openvino": tuple(PRECISIONS)}
+"""Of providers that can be told, or have no choice."""
+
 OPTIMIZATION_LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """`all` adds layouts that suit this machine's processor, which changes the order of sums."""
+
+
+def require_one_of(known: Iterable[str], name: str, value: object) -> None:
+    """Raise InputError if `value`, an argument called `name`, is none of those known."""
+    if value not in (names := tuple(known)):
+        raise InputError(f"{name} {value!r}: give one of {', '.join(names)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +64,48 @@ class Session:
     """Nodes by onnxruntime's provider name; empty where this onnxruntime does not tell."""
 
 
-def open_session(model: bytes, provider: str, *, threads: int, optimization: str) -> Session:
+def open_session(
+    model: bytes, provider: str, *, threads: int, optimization: str, precision: str | None = None
+) -> Session:
     """Load a serialised model on `provider`, a key of PROVIDERS, or on the first of AUTO that starts.
 
+    `precision` is a key of PRECISIONS; None leaves it to the model and the provider.
+
     Raises:
-        InputError: the provider is not installed, does not start, or leaves the convolutions to another.
+        InputError: the provider is not installed, does not start, leaves the convolutions to another, or does not
+            compute in this precision.
         Exception: onnxruntime cannot load the model; its exceptions share no base class but this one.
     """
     if provider != "auto":
-        return _open(model, provider, threads, optimization)
+        return _open(model, provider, threads, optimization, precision)
     for name in AUTO[:-1]:
         if PROVIDERS[name][0] in onnxruntime.get_available_providers():
             try:
-                return _open(model, name, threads, optimization)
+                return _open(model, name, threads, optimization, precision)
             except InputError as error:
                 print(f"--provider auto: {error}")
-    return _open(model, AUTO[-1], threads, optimization)
+    return _open(model, AUTO[-1], threads, optimization, precision)
 
 
-def _open(model: bytes, provider: str, threads: int, optimization: str) -> Session:
+def _open(model: bytes, provider: str, threads: int, optimization: str, precision: str | None) -> Session:
     name, package = PROVIDERS[provider]
     if name not in onnxruntime.get_available_providers():
         raise InputError(
             f"this onnxruntime has no {name}: `pip uninstall onnxruntime; pip install {package}`, "
             "or choose another --provider"
         )
+    if precision and precision not in _PRECISIONS_OF.get(provider, ()):
+        raise InputError(
+            f"--precision {precision}: {provider} cannot be told; leave it out, or try --provider openvino"
+        )
+    if precision == "bf16" and not has_bf16():
+        raise InputError("--precision bf16: this processor has no instructions for it; leave it out")
     onnxruntime.set_default_logger_severity(4)  # what goes wrong is raised
     try:
         session = onnxruntime.InferenceSession(
             model,
             _options(threads, optimization),
-            providers=[(name, _own_options(provider, threads)), *_BEHIND.get(provider, [_CPU])],
+            providers=[(name, _own_options(provider, threads, precision)), *_BEHIND.get(provider, [_CPU])],
             enable_fallback=0,
         )
     except Exception as error:
@@ -102,9 +128,14 @@ def reason_of(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _own_options(provider: str, threads: int) -> dict[str, str]:
+def _own_options(provider: str, threads: int, precision: str | None) -> dict[str, str]:
     """What a provider must be told itself; OpenVINO has threads of its own."""
-    return {"num_of_threads": str(threads)} if provider == "openvino" else {}
+    if provider != "openvino":
+        return {}
+    options = {"num_of_threads": str(threads)}
+    if precision:
+        options["load_config"] = json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": PRECISIONS[precision]}})
+    return options
 
 
 def _options(threads: int, optimization: str) -> onnxruntime.SessionOptions:

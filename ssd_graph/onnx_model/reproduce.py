@@ -30,7 +30,12 @@ class Recorded:
 
     def settings(self) -> RunSettings:
         """How the recorded evaluation ran."""
-        older = {"upright": None, "empty_images": "drop", "outputs": None}  # what older summaries lack
+        older = {
+            "upright": None,
+            "empty_images": "drop",
+            "outputs": None,
+            "precision": None,
+        }  # what older summaries lack
         run = older | self.summary["run"]
         return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
 

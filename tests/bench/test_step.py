@@ -34,7 +34,7 @@ def test_the_command_measures_every_combination_against_a_baseline():
         assert row["compiled"] > 0
         assert row["ratio"] == row["compiled"] / row["baseline"]
         assert row["of_matmul_peak"] > 0  # two clocks on a shared machine: the share can come out above 1
-        assert (row["amp"], row["memory_format"]) == ("off", "contiguous")
+        assert (row["amp"], row["memory_format"]) == ("off", "channels_last")
 
 
 def test_what_does_not_fit_leaves_a_row_and_the_others_are_measured(monkeypatch):
@@ -46,7 +46,7 @@ def test_what_does_not_fit_leaves_a_row_and_the_others_are_measured(monkeypatch)
     step.add_flags(parser)
     args = parser.parse_args(["--preset", "ssd300-nano", "--batch-size", "1", "--steps", "1"])
     table = step.table(step.run(args)).splitlines()
-    assert re.fullmatch(r"\| 1 \| off \| aot_eager \| contiguous \|( - \|){7}", table[-1])
+    assert re.fullmatch(r"\| 1 \| off \| aot_eager \| channels_last \|( - \|){7}", table[-1])
 
 
 def _run(*flags):
