@@ -53,7 +53,7 @@ class DeviceKind:
     collectives: str
     """torch.distributed's backend."""
     memory_format: torch.memory_format = torch.contiguous_format
-    """Of the images that enter the network in training."""
+    """Of the images that enter the network."""
 
 
 DEVICES = {

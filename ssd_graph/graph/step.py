@@ -171,11 +171,13 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 class Predict:
     """`predict(parameters, bn_statistics, images)` is the network in evaluation mode."""
 
-    def __init__(self, config: ModelConfig, *, amp: Amp = "off") -> None:
+    def __init__(
+        self, config: ModelConfig, *, amp: Amp = "off", memory_format: torch.memory_format = torch.contiguous_format
+    ) -> None:
         with torch.device("meta"):
             self.model = SSD300(config).eval()
         self.layout = StateLayout.of(self.model)
-        self.amp_dtype = AMP_DTYPES.get(amp)
+        self.amp_dtype, self.memory_format = AMP_DTYPES.get(amp), memory_format
 
     def __call__(self, parameters: Tensor, bn_statistics: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Box regression [N, 4, A] and class logits [N, C, A] of uint8 RGB images [N, 300, 300, 3]."""
@@ -183,7 +185,7 @@ class Predict:
         compute_dtype = self.amp_dtype or dtype
         named, heads = self.layout.split_parameters(parameters, compute_dtype)
         tensors = named | self.layout.split_buffers(bn_statistics)
-        planes = images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
+        planes = images.permute(0, 3, 1, 2).to(dtype, memory_format=self.memory_format)
         boxes, classes = functional_call(
             self.model, tensors, (normalise(planes).to(compute_dtype), heads), tie_weights=False
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
 from ssd_graph.onnx_model.graph import network_nodes, strip_traces
@@ -26,8 +27,8 @@ class QuantConfig:
     were no better.
     """
 
-    float_weights: tuple[str, ...] = ("network.class_head",)
-    """Convolutions whose weight's name begins with one of these stay in float32.
+    float_outputs: tuple[str, ...] = ("network.class_head",)
+    """Heads whose weight's name begins with one of these multiply in 8 bits, and what they put out stays float32.
 
     Class logits range so far that a 256th of it is too coarse a step for a softmax.
     """
@@ -38,17 +39,21 @@ class QuantConfig:
 
 
 def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: QuantConfig) -> onnx.ModelProto:
-    """`model` with its convolutions and what lies between them in 8 bits; postprocessing stays in float32.
+    """`model` with its network in 8 bits, but for what heads put out; postprocessing stays in float32.
 
     Args:
         model: in float32, opset 13 or newer.
         batches: the network's inputs, as the model takes them, to measure activations' ranges on.
     """
-    nodes = [node for node in network_nodes(model) if node.op_type in _QUANTISED_OPERATORS]
-    chosen = [n.name for n in nodes if not (n.op_type == "Conv" and n.input[1].startswith(config.float_weights))]
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    _put_relu_before_pooling(prepared)
+    nodes = [node for node in network_nodes(prepared) if node.op_type in _QUANTISED_OPERATORS]
+    heads = [n.name for n in nodes if n.op_type == "Conv" and n.input[1].startswith(config.float_outputs)]
+    chosen = [node.name for node in nodes if node.name not in heads]
     with tempfile.TemporaryDirectory() as folder, _silence():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, source)  # given the model itself, the quantiser would move its weights out of it
+        onnx.save(prepared, source)  # given the model itself, the quantiser would move its weights out of it
         quantize_static(
             source,
             target,
@@ -62,10 +67,74 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: Quan
             extra_options={"CalibStridedMinMax": 1},  # else it keeps every activation of every image in memory
         )
         quantised = onnx.load(target)
+    for head in heads:
+        _multiply_matrices(quantised.graph, head, config)
     strip_traces(quantised)
     quantised.ir_version = model.ir_version
     quantised.producer_name, quantised.producer_version = model.producer_name, model.producer_version
     return quantised
+
+
+def _put_relu_before_pooling(model: onnx.ModelProto) -> None:
+    """The network pools first, which is quicker in float32; onnxruntime pools bytes if the range stays the same."""
+    nodes = model.graph.node
+    pool = next(node for node in nodes if node.op_type == "MaxPool")
+    relu = next(node for node in nodes if pool.output[0] in node.input)
+    pool.op_type, relu.op_type = relu.op_type, pool.op_type
+    attributes = list(pool.attribute)
+    del pool.attribute[:]
+    relu.attribute.extend(attributes)
+
+
+def _multiply_matrices(graph: onnx.GraphProto, head: str, config: QuantConfig) -> None:
+    """Replace a head, a 3x3 convolution of a map in 8 bits, by a product of matrices in 8 bits.
+
+    Of sums of 8-bit products onnxruntime makes floats for matrices only, not for convolutions. So the nine neighbours
+    of each cell are laid side by side, as bytes.
+    """
+    at = next(i for i, node in enumerate(graph.node) if node.name == head)
+    convolution = graph.node.pop(at)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    kernel, bias = (tensors[name] for name in convolution.input[1:])
+    (byte_map, scale, zero_point) = next(n for n in graph.node if convolution.input[0] in n.output).input
+    new: list[onnx.NodeProto] = []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{head}_{name}"))
+        return f"{head}_{name}"
+
+    def add(operator: str, name: str, *inputs: str, **attributes: object) -> str:
+        new.append(helper.make_node(operator, inputs, [f"{head}_{name}"], f"{head}_{name}", **attributes))
+        return f"{head}_{name}"
+
+    x = add("Transpose", "cells", byte_map, perm=[0, 2, 3, 1])  # [N, S, S, channels]
+    x = add("Pad", "padded", x, constant("pads", np.array([0, 1, 1, 0, 0, 1, 1, 0])), zero_point)
+    axes = constant("axes", np.array([1, 2]))
+    begins = [constant(f"from_{y}{x}", np.array([y, x])) for y, x in np.ndindex(3, 3)]
+    ends = [constant(f"to_{y}{x}", np.array([_END[y], _END[x]])) for y, x in np.ndindex(3, 3)]
+    parts = [add("Slice", f"part_{i}", x, begins[i], ends[i], axes) for i in range(9)]
+    x = add("DequantizeLinear", "values", add("Concat", "neighbours", *parts, axis=3), scale, zero_point)
+
+    weight = numpy_helper.to_array(kernel)  # [outputs, channels, 3, 3]
+    largest = np.abs(weight).max((1, 2, 3)) if config.per_channel else np.full(len(weight), np.abs(weight).max())
+    steps = (largest / (63 if config.reduce_range else 127)).astype(np.float32).clip(np.finfo(np.float32).tiny)
+    whole = np.rint(weight / steps[:, None, None, None]).astype(np.int8).transpose(2, 3, 1, 0)
+    weights = [
+        constant("weight_quantized", whole.reshape(-1, len(weight))),
+        constant("weight_scale", steps),
+        constant("weight_zero_point", np.zeros(len(weight), np.int8)),
+    ]
+    x = add("MatMul", "products", x, add("DequantizeLinear", "weight", *weights, axis=1))
+    new.append(
+        helper.make_node("Transpose", [add("Add", "sums", x, bias.name)], convolution.output, head, perm=[0, 3, 1, 2])
+    )
+    graph.initializer.remove(kernel)
+    for offset, node in enumerate(new):
+        graph.node.insert(at + offset, node)
+
+
+_END = (-2, -1, np.iinfo(np.int64).max)
+"""Where the slices of a padded axis end that begin at 0, 1 and 2."""
 
 
 class _Reader(CalibrationDataReader):

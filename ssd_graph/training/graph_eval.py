@@ -85,6 +85,7 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
             backend=options.backend or kind.backend,
             world=world,
             workers=options.workers,
+            memory_format=kind.memory_format,
         )
         begin = time.perf_counter()
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))

@@ -127,6 +127,7 @@ class Trainer:
             backend=plan.backend,
             world=world,
             workers=options.workers,
+            memory_format=kind.memory_format,
         )
         self.meter = Meter(world, each_step=options.performance)
         self.step = plan.first_step

@@ -38,11 +38,12 @@ class Validator:
         backend: str = "eager",
         world: World = World(),  # noqa: B008 (frozen)
         workers: int = 2,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         """`batch_size` counts a device's images; each process takes every `world.size`-th image."""
         self.split, self.batch_size, self.world, self.workers = split, batch_size, world, max(1, workers)
         self.amp: Amp = amp
-        self._predict = compile_graph(Predict(model, amp=amp).__call__, backend)
+        self._predict = compile_graph(Predict(model, amp=amp, memory_format=memory_format).__call__, backend)
         self._postprocess = Postprocess(split.categories.ids, EvalConfig())
 
     def compile(self, state: TrainState) -> None:

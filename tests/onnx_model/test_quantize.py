@@ -1,9 +1,14 @@
 """Quantising touches the network only, is deterministic, and follows its configuration."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch.nn import functional as F
 
 from ssd_graph.onnx_model.export import sample_images
 from ssd_graph.onnx_model.graph import network_outputs, tapped
@@ -42,19 +47,68 @@ def producers(model):
     return {name: node for node in model.graph.node for name in node.output}
 
 
-def in_float(model):
-    """Weights of the convolutions that are not quantised."""
-    made_by = producers(model)
-    convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
-    assert len(convolutions) == 31
-    return {n.input[1] for n in convolutions if n.input[1] not in made_by}
+def products(model):
+    """Convolutions and products of matrices of the network."""
+    return {kind: [n for n in model.graph.node if n.op_type == kind] for kind in ("Conv", "MatMul")}
 
 
-def test_every_convolution_but_the_class_heads_is_quantised_with_its_input(int8):
-    assert in_float(int8) == {f"network.class_head.{i}.weight" for i in range(6)}
+def run(model, outputs):
+    """Values inside the model for IMAGES."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    del tapped.graph.output[:]
+    tapped.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
+    session = onnxruntime.InferenceSession(tapped.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": IMAGES})
+
+
+def test_both_factors_of_every_product_are_in_8_bits(int8):
     made_by = producers(int8)
-    inputs = {n.input[0] for n in int8.graph.node if n.op_type == "Conv"}
-    assert all(made_by[name].op_type == "DequantizeLinear" for name in inputs)
+    found = products(int8)
+    assert {kind: len(nodes) for kind, nodes in found.items()} == {"Conv": 25, "MatMul": 6}
+    for node in (*found["Conv"], *found["MatMul"]):
+        assert all(made_by[name].op_type == "DequantizeLinear" for name in node.input[:2])
+
+
+def test_only_the_class_heads_put_out_floats(model, int8):
+    readers = {name: node.op_type for node in int8.graph.node for name in node.input}
+    assert {readers[n.output[0]] for n in products(int8)["Conv"]} <= {"QuantizeLinear", "Relu"}
+    assert {readers[n.output[0]] for n in products(int8)["MatMul"]} == {"Add"}
+    assert len(products(quantised(model, float_outputs=()))["MatMul"]) == 0
+    assert len(products(quantised(model, float_outputs=("network.box_head", "network.class_head")))["MatMul"]) == 12
+
+
+def test_a_head_is_the_convolution_of_its_bytes(model, int8):
+    """In float64: what the product of matrices says is what a convolution of the same 8-bit numbers would say."""
+    tensors = {t.name: numpy_helper.to_array(t) for t in int8.graph.initializer}
+    whole = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    convolutions = {n.input[1]: n.name for n in model.graph.node if n.op_type == "Conv"}
+    made_by = producers(int8)
+    for level in range(6):
+        name = convolutions[f"network.class_head.{level}.weight"]
+        (bytes_in,) = (n.input[0] for n in int8.graph.node if n.name == f"{name}_cells")
+        scale, zero_point = (tensors[made_by[f"{name}_values"].input[i]] for i in (1, 2))
+        (found,) = (n.output[0] for n in int8.graph.node if n.name == name)
+        levels, logits = run(int8, (bytes_in, found))
+        x = torch.from_numpy((levels.astype(np.float64) - zero_point) * scale)
+        steps = tensors[f"{name}_weight_scale"].astype(np.float64)
+        weight = (tensors[f"{name}_weight_quantized"] * steps).T.reshape(len(steps), 3, 3, -1).transpose(0, 3, 1, 2)
+        exact = whole[f"network.class_head.{level}.weight"]
+        assert np.abs(weight - exact).max() <= steps.max() / 2 * (1 + 1e-6)
+        bias = torch.tensor(whole[f"network.class_head.{level}.bias"], dtype=torch.float64)
+        expected = F.conv2d(x, torch.from_numpy(weight), bias, padding=1)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_onnxruntime_multiplies_and_pools_bytes(int8, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "as_run.onnx"), 3
+    onnxruntime.InferenceSession(int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "as_run.onnx").graph.node)
+    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (25, 6)
+    assert kinds["Conv"] == kinds["MatMul"] == kinds["Relu"] == 0
+    assert kinds["MaxPool"] + kinds["NhwcMaxPool"] == 1
+    assert kinds["DequantizeLinear"] == 6  # of the box heads' outputs
 
 
 def test_postprocessing_stays_in_float(model, int8):
@@ -79,12 +133,6 @@ def test_weights_have_a_scale_a_channel_and_seven_bits(int8):
     assert weight.dtype == np.int8
     assert 60 <= np.abs(weight.astype(int)).max() <= 64
     assert tensors["network.box_head.0.weight_scale"].shape == (weight.shape[0],)
-
-
-def test_other_convolutions_can_be_chosen_to_stay_in_float(model):
-    assert in_float(quantised(model, float_weights=())) == set()
-    mixed = quantised(model, float_weights=("network.box_head", "network.trunk.conv1"))
-    assert in_float(mixed) == {"network.trunk.conv1.weight", *(f"network.box_head.{i}.weight" for i in range(6))}
 
 
 def test_ranges_of_a_brighter_world_make_a_worse_model(model, int8):
