@@ -110,8 +110,8 @@ class TorchvisionStyleSSD(nn.Module):
         for block in self.add:
             x = block(x)
             maps.append(x)
-        loc = torch.cat([h(m).view(len(m), 4, -1) for h, m in zip(self.loc, maps, strict=True)], 2)
-        conf = torch.cat([h(m).view(len(m), self.num_classes, -1) for h, m in zip(self.conf, maps, strict=True)], 2)
+        loc = torch.cat([h(m).reshape(len(m), 4, -1) for h, m in zip(self.loc, maps, strict=True)], 2)
+        conf = torch.cat([h(m).reshape(len(m), self.num_classes, -1) for h, m in zip(self.conf, maps, strict=True)], 2)
         return loc, conf
 
     def load_ours(self, tensors):

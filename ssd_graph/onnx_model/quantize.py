@@ -27,10 +27,11 @@ class QuantConfig:
     were no better.
     """
 
-    float_outputs: tuple[str, ...] = ("network.class_head",)
+    float_outputs: tuple[str, ...] = ("network.class_head", "network.box_head")
     """Heads whose weight's name begins with one of these multiply in 8 bits, and what they put out stays float32.
 
-    Class logits range so far that a 256th of it is too coarse a step for a softmax.
+    Class logits range so far that a 256th of it is too coarse a step for a softmax, and so is a 256th for a box that
+    is to overlap by 0.9.
     """
     per_channel: bool = True
     """A scale for each output channel of a convolution."""
@@ -64,11 +65,15 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: Quan
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"CalibStridedMinMax": 1},  # else it keeps every activation of every image in memory
+            # One at a time, else it keeps every activation of every image in memory.
+            extra_options={"CalibStridedMinMax": 1, "CalibMovingAverage": True},
         )
         quantised = onnx.load(target)
     for head in heads:
         _multiply_matrices(quantised.graph, head, config)
+    read = {name for node in quantised.graph.node for name in node.input}
+    for node in [n for n in quantised.graph.node if n.op_type == "DequantizeLinear" and n.output[0] not in read]:
+        quantised.graph.node.remove(node)  # of the last map, which only heads read
     strip_traces(quantised)
     quantised.ir_version = model.ir_version
     quantised.producer_name, quantised.producer_version = model.producer_name, model.producer_version
