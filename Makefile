@@ -18,7 +18,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # files with the fewest tests would come last, which are the slowest, and one core would wait for the other.
 PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo fuzz kills environments test test-npu test-slow lint format docs clean
+.PHONY: demo fuzz kills environments test test-aarch64 test-npu test-slow lint format docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) tools/train_graph.py --data shapes --preset ssd300-nano --recipe shapes --cpus 1 --out demo --overwrite
@@ -44,6 +44,10 @@ kills: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev $(if $(filter Linux,$(shell uname -s)),$(NPU_VENV)/.installed-npu)
 	$(RUN) -m pytest -m slow --timeout 3600
 	test ! -d $(NPU_VENV) || $(NPU_VENV)/bin/python -m pytest -m slow --timeout 3600 tests/npu
+
+# The tests on an emulated aarch64 machine: hours, and as root. The script says what it needs and takes pytest's arguments.
+test-aarch64:
+	PYTHON=$(PYTHON) CPU_WHEELS=$(CPU_WHEELS) tests/aarch64.sh
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
