@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,8 +24,8 @@ _QUANTISED_OPERATORS = ("Conv", "Relu", "Add", "MaxPool")
 class QuantConfig:
     """What is quantised and how finely; docs/export.md has the measurements behind the defaults.
 
-    Activations' ranges are the least and greatest values met: entropy and percentiles take up to twice as long and
-    were no better.
+    An activation's range is the mean over the images of the least and greatest values met: entropy and percentiles
+    take up to twice as long and were no better.
     """
 
     float_outputs: tuple[str, ...] = ("network.class_head", "network.box_head")
@@ -108,16 +109,17 @@ def _multiply_matrices(graph: onnx.GraphProto, head: str, config: QuantConfig) -
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{head}_{name}"))
         return f"{head}_{name}"
 
-    def add(operator: str, name: str, *inputs: str, **attributes: object) -> str:
+    def add(operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         new.append(helper.make_node(operator, inputs, [f"{head}_{name}"], f"{head}_{name}", **attributes))
         return f"{head}_{name}"
 
     x = add("Transpose", "cells", byte_map, perm=[0, 2, 3, 1])  # [N, S, S, channels]
     x = add("Pad", "padded", x, constant("pads", np.array([0, 1, 1, 0, 0, 1, 1, 0])), zero_point)
     axes = constant("axes", np.array([1, 2]))
-    begins = [constant(f"from_{y}{x}", np.array([y, x])) for y, x in np.ndindex(3, 3)]
-    ends = [constant(f"to_{y}{x}", np.array([_END[y], _END[x]])) for y, x in np.ndindex(3, 3)]
-    parts = [add("Slice", f"part_{i}", x, begins[i], ends[i], axes) for i in range(9)]
+    places = list(np.ndindex(3, 3))
+    begins = [constant(f"from_{row}{column}", np.array([row, column])) for row, column in places]
+    ends = [constant(f"to_{row}{column}", np.array([_END[row], _END[column]])) for row, column in places]
+    parts = [add("Slice", f"part_{i}", x, begins[i], ends[i], axes) for i in range(len(places))]
     x = add("DequantizeLinear", "values", add("Concat", "neighbours", *parts, axis=3), scale, zero_point)
 
     weight = numpy_helper.to_array(kernel)  # [outputs, channels, 3, 3]
