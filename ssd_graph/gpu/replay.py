@@ -113,6 +113,7 @@ def _interpreter() -> Iterator[None]:
     libdevice = SimpleNamespace(
         exp=lambda x: language.exp(x),
         floor=lambda x: language.floor(x),
+        mul_rn=lambda x, y: x * y,
         rsqrt=lambda x: language.rsqrt(x),
         signbit=lambda x: x.to(language.int32, bitcast=True) < 0,
     )

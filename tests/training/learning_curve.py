@@ -41,7 +41,7 @@ SEED = 1
 RECIPE = replace(
     RECIPES["mlperf-256"],
     batch_size=8,
-    learning_rate=0.012,
+    learning_rate=0.004,
     warmup_epochs=2.0,
     decay_epochs=(110.0, 122.0),
     epochs=130.0,
