@@ -88,13 +88,13 @@ without_cuda() {
         /^_ZTI/ { print "void *" $1 "[] = {_ZTVN10__cxxabiv117__class_type_infoE + 2, \"" substr($1, 5) "\"};"; next }
         /C[12]E/ { print "void " $1 "(void **object) { *object = virtual + 2; }"; next }
         /get_gil_checker/ { print "long *" $1 "(void) { return zeros; }"; next }
-        { print "long " $1 "(void) { return 0; }" }' > "$root/tmp/cuda.c"
+        { print "long " $1 "(void) { return 0; }" }' > "$root/opt/cuda.c"
     # Some symbols are looked up with the name of a library as their version.
     awk -F@ '/@libcu/ { of[$2] = of[$2] $1 "; " } END { for (name in of) print name " { " of[name] "};" }' \
-        <<< "$undefined" > "$root/tmp/cuda.versions"
+        <<< "$undefined" > "$root/opt/cuda.versions"
     rm -f "$lib"/lib{torch_cuda,torch_cuda_linalg,torch_nvshmem,c10_cuda,caffe2_nvrtc}.so
-    chroot "$root" /usr/bin/gcc -shared -fPIC -w -Wl,--version-script=/tmp/cuda.versions \
-        -o "${lib#"$root"}/libtorch_cuda.so" /tmp/cuda.c -lstdc++
+    chroot "$root" gcc -shared -fPIC -w -Wl,--version-script=/opt/cuda.versions \
+        -o "${lib#"$root"}/libtorch_cuda.so" /opt/cuda.c -lstdc++
     for name in $(readelf -d "$lib"/libtorch_{cpu,python,global_deps}.so |
         sed -n 's/.*NEEDED.*\[\(lib.*cu.*\|libnccl.*\)\]/\1/p' | sort -u | grep -v libtorch_cuda.so); do
         ln -s libtorch_cuda.so "$lib/$name"
@@ -147,7 +147,7 @@ mount -t proc proc "$root/proc"
 mount --bind "$machine/cpuinfo" "$root/proc/cpuinfo"
 mount --bind "$machine/sys" "$root/sys"
 mount --rbind /dev "$root/dev"
-mkdir -p "$root/ssd_graph" "$root/shared"
+mkdir -p "$root/ssd_graph" "$root/shared" "$root/opt/home"
 mount --bind . "$root/ssd_graph"
 shared=()
 if [ -n "${SSD_GRAPH_SHARED:-}" ]; then
@@ -161,7 +161,7 @@ printf '[safe]\n\tdirectory = *\n' > "$root/etc/gitconfig" # the repository may 
 pytest() {
     local python_path=
     [[ " $* " != *" tests/npu"* ]] || python_path=/opt/npu
-    chroot "$root" env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 QEMU_CPU=neoverse-n1 \
+    chroot "$root" env -i HOME=/opt/home PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 QEMU_CPU=neoverse-n1 \
         PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONPATH=$python_path "${shared[@]}" \
         sh -c 'cd /ssd_graph && exec "$@"' - python3.11 -m pytest -o timeout=36000 "$@"
 }

@@ -162,22 +162,23 @@ def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:
             torch._dynamo.mark_static_address(tensor)
 
 
-def _captured(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """torch's backend `aot_eager`, which runs a graph as it was captured, but copying what is overwritten once only.
+def _without_copies(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    """What runs a captured graph operation by operation, as torch's own `aot_eager` does, but overwrites once only.
 
-    The graph says "the old values, with the new ones copied over them" where the new ones alone would do.
+    Where a tensor is overwritten the graph says "a copy of the old values, with the new ones copied over them", and
+    copies that over the tensor. The new values alone will do.
     """
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
+        old, new = node.args[:2]
+        if all(getattr(old.meta["val"], of) == getattr(new.meta["val"], of) for of in ("shape", "dtype")):
+            node.replace_all_uses_with(new)
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return boxed_nop(graph, inputs)
 
-    def run(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
-            old, new = (arg.meta["val"] for arg in node.args)
-            if (old.shape, old.dtype) == (new.shape, new.dtype):
-                node.replace_all_uses_with(node.args[1])
-                graph.graph.erase_node(node)
-        graph.recompile()
-        return boxed_nop(graph, inputs)
 
-    return aot_eager(graph, inputs, fw_compiler=run)
+def _captured(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    return aot_eager(graph, inputs, fw_compiler=_without_copies)
 
 
 def compile_graph(function: F, backend: str) -> F:
@@ -195,7 +196,7 @@ def compile_graph(function: F, backend: str) -> F:
     name, _, mode = backend.partition(":")
     if name == "inductor":
         _require_c_compiler()
-    compiler = {"torchair": torchair_backend, "aot_eager": lambda: _captured}.get(name, lambda: name)()
+    compiler = torchair_backend() if name == "torchair" else _captured if name == "aot_eager" else name
     mode = None if mode in ("", "plain") else mode
     compiled = torch.compile(function, backend=compiler, mode=mode, fullgraph=True, dynamic=False)
     mended = mended_inductor if name == "inductor" and backend != "inductor:plain" else nullcontext

@@ -59,7 +59,7 @@ class Postprocess(nn.Module):
         num_images = probabilities.shape[0]
         num_candidates = self.config.candidates_per_class
 
-        # Of what NMS would drop by its score the order does not matter, and zeros are sorted out five times as fast.
+        # Of what NMS would drop by its score the order does not matter, and zeros are sorted out four times as fast.
         scores, anchors = F.threshold(probabilities, self.config.score_threshold, 0.0).topk(num_candidates, dim=2)
         candidates = _gather_rows(boxes, anchors.reshape(num_images, -1))  # [N, K * T, 4]
         # Each category of each image is an image of its own to NMS, which so takes the T best boxes of each.

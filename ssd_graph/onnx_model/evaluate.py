@@ -121,13 +121,10 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         InputError: the model cannot be used as told, or its categories are not the data set's.
     """
     scorer = CocoScorer(split.annotation_file, settings.scorer)
-    provider = "cpu" if settings.outputs else settings.provider
+    # A file of which only the metadata are wanted runs anywhere.
+    provider, precision = ("cpu", None) if settings.outputs else (settings.provider, settings.precision)
     detector = OnnxDetector(
-        model,
-        provider=provider,
-        threads=settings.threads,
-        optimization=settings.optimization,
-        precision=settings.precision,
+        model, provider=provider, threads=settings.threads, optimization=settings.optimization, precision=precision
     )
     if settings.outputs and not detector.is_raw:
         raise InputError(f"{model} is not raw; --outputs are those of a model that `export/to_onnx.py --raw` wrote")
@@ -157,6 +154,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         "run": {
             **asdict(settings),
             "provider": "none" if settings.outputs else detector.session.provider,
+            "precision": precision,
             "num_nodes": {} if settings.outputs else detector.session.num_nodes,
             "threads": detector.threads,
             "batch_size": batch_size,

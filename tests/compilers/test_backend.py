@@ -45,6 +45,23 @@ def test_every_backend_computes_the_function(backend):
     torch.testing.assert_close(function(x), (x * 2).relu() + 1)
 
 
+def test_a_captured_graph_overwrites_a_tensor_by_one_copy():
+    def overwrite(state, x, row):
+        state.copy_(state * 2 + x)
+        row.copy_(x[:1])  # into more elements than it has
+
+    state, x, row = torch.ones(1000), torch.arange(1000.0), torch.zeros(7)
+    function = compile_graph(overwrite, "aot_eager")
+    function(state, x, row)
+    assert torch.equal(state, 2 + x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        function(state, x + 1, row)
+    assert torch.equal(state, 2 * (2 + x) + x + 1)
+    assert torch.equal(row, torch.ones(7))
+    copies = [event for event in profile.events() if event.name == "aten::copy_" and event.input_shapes[0] == [1000]]
+    assert len(copies) == 1
+
+
 def test_a_graph_break_is_an_error():
     def broken(x):
         return x + 1 if x.sum() > 0 else x - 1

@@ -107,12 +107,14 @@ def test_outputs_of_the_same_onnxruntime_give_the_same_bits_and_the_model_is_not
     home, split, expected, monkeypatch
 ):
     monkeypatch.setattr(OnnxDetector, "__call__", None)
-    found = score(home, split, home / "outputs", batch_size=4)
+    # As --verify asks for what was recorded of a run by OpenVINO.
+    found = score(home, split, home / "outputs", batch_size=4, provider="openvino", precision="bf16")
     summary = found.summary
     assert summary["num_detections"] > 20
     for key in ("detections_sha256", "stats", "per_class", "thresholds", "model", "annotations"):
         assert summary[key] == expected.summary[key]
-    assert (summary["run"]["outputs"], summary["run"]["provider"]) == (str(home / "outputs"), "none")
+    run = summary["run"]
+    assert (run["outputs"], run["provider"], run["precision"]) == (str(home / "outputs"), "none", None)
     assert set(summary) - set(expected.summary) == {"outputs_sha256"}
     assert f"outputs were read from {home / 'outputs'}" in found.describe()
 

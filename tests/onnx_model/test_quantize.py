@@ -84,8 +84,8 @@ def test_a_head_is_the_convolution_of_its_bytes(model, int8):
     whole = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     convolutions = {n.input[1]: n.name for n in model.graph.node if n.op_type == "Conv"}
     made_by = producers(int8)
-    for level in range(6):
-        name = convolutions[f"network.class_head.{level}.weight"]
+    for head in (f"network.{kind}_head.{level}" for kind in ("class", "box") for level in range(6)):
+        name = convolutions[f"{head}.weight"]
         (bytes_in,) = (n.input[0] for n in int8.graph.node if n.name == f"{name}_cells")
         scale, zero_point = (tensors[made_by[f"{name}_values"].input[i]] for i in (1, 2))
         (found,) = (n.output[0] for n in int8.graph.node if n.name == name)
@@ -93,9 +93,10 @@ def test_a_head_is_the_convolution_of_its_bytes(model, int8):
         x = torch.from_numpy((levels.astype(np.float64) - zero_point) * scale)
         steps = tensors[f"{name}_weight_scale"].astype(np.float64)
         weight = (tensors[f"{name}_weight_quantized"] * steps).T.reshape(len(steps), 3, 3, -1).transpose(0, 3, 1, 2)
-        exact = whole[f"network.class_head.{level}.weight"]
+        exact = whole[f"{head}.weight"]
         assert np.abs(weight - exact).max() <= steps.max() / 2 * (1 + 1e-6)
-        bias = torch.tensor(whole[f"network.class_head.{level}.bias"], dtype=torch.float64)
+        assert np.abs(tensors[f"{name}_weight_quantized"].astype(int)).max(0).tolist() == [63] * len(steps)
+        bias = torch.tensor(whole[f"{head}.bias"], dtype=torch.float64)
         expected = F.conv2d(x, torch.from_numpy(weight), bias, padding=1)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 

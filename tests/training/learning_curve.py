@@ -162,7 +162,7 @@ def plot(out: Path, picture: Path) -> None:
             parts.append(
                 f'<path class="g" d="M{left} {y}h280"/><text x="{left - 8}" y="{y + 4}" class="e">{value:g}</text>'
             )
-        for step in range(0, last + 1, 500):
+        for step in (0, last // 2, last):
             parts.append(f'<text x="{left + 280 * step / last:.0f}" y="258" class="m">{step:,}</text>')
         parts.append(f'<text x="{left}" y="24">{name}</text><text x="{left + 140}" y="276" class="m">steps</text>')
         for css, records in (("b", theirs[kind]), ("a", ours[kind])):
