@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import fx
-from torch._dynamo.backends.debugging import aot_eager, boxed_nop
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.ascend import import_torch_npu, torchair_backend
@@ -168,6 +167,8 @@ def _without_copies(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., A
     Where a tensor is overwritten the graph says "a copy of the old values, with the new ones copied over them", and
     copies that over the tensor. The new values alone will do.
     """
+    from torch._dynamo.backends.debugging import boxed_nop
+
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
         old, new = node.args[:2]
         if all(getattr(old.meta["val"], of) == getattr(new.meta["val"], of) for of in ("shape", "dtype")):
@@ -178,6 +179,8 @@ def _without_copies(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., A
 
 
 def _captured(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    from torch._dynamo.backends.debugging import aot_eager
+
     return aot_eager(graph, inputs, fw_compiler=_without_copies)
 
 

@@ -137,6 +137,8 @@ def _interpreter() -> Iterator[None]:
             (triton_helpers, "libdevice", libdevice),
             (triton_helpers, "set_driver_to_gpu", lambda: None),
             (interpreter.InterpretedFunction, "__call__", call),
+            # Inductor, too, has no index checked for overflow; where one leads is checked below.
+            (interpreter.interpreter_builder, "options", interpreter.InterpreterOptions(sanitize_overflow=False)),
             (interpreter, "_convert_float", _convert),
             (interpreter.ReduceOps, "generic_reduce", _reduce),
             *((triton_heuristics, name, _Kernel.decorator) for name in HEURISTICS),
@@ -158,11 +160,13 @@ def _bounds(tensors: Iterable[Tensor]) -> Iterator[None]:
 
         def check(builder: Any, *args: Any) -> Any:
             size = args[pointers].get_element_ty().primitive_bitwidth // 8
-            addresses = args[pointers].data[args[mask].data]
-            if addresses.size and not any(
-                start <= addresses.min() and addresses.max() + size <= end for start, end in extents
-            ):
-                raise OutOfBounds(method)
+            addresses, allowed = args[pointers].data, args[mask].data
+            if not allowed.all():
+                addresses = addresses[allowed]
+            if addresses.size:
+                first, last = addresses.min(), addresses.max()
+                if not any(start <= first and last + size <= end for start, end in extents):
+                    raise OutOfBounds(method)
             return access(builder, *args)
 
         stack.enter_context(patch.object(InterpreterBuilder, method, check))

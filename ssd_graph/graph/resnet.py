@@ -86,7 +86,8 @@ class Trunk(nn.Module):
         self.layer2 = _stage(channels[0], channels[1], blocks[1], stride=2)
         self.layer3 = _stage(channels[1], channels[2], blocks[2], stride=1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Of a skeleton on `meta` torch would load its compiler, for seconds, to draw nothing.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def freeze(self, stage: Freeze) -> None:

@@ -105,7 +105,8 @@ class Trainer:
         self.layout = step.layout
         self.train_step = compile_graph(step.__call__, plan.backend)
         self.state = plan.first_state(self.layout, self.device)
-        keep_addresses(self.state)
+        if plan.backend != "eager":  # which need not wait for the import of torch's compiler
+            keep_addresses(self.state)
         self.defaults = device_default_boxes(self.device)
         self.loader = Loader(
             plan.train_split,

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from ssd_graph.training import train
 RANKS = {"memory": "1", "disk": "0", "hang": "01"}
 
 
+def note_time():
+    """Beside the results folder: the last one is when the failure began, or shortly before."""
+    Path(sys.argv[sys.argv.index("--out") + 1]).with_name("failed").write_text(str(time.monotonic()))
+
+
 class Faulty(train.Trainer):
     """Fails."""
 
     def _after_step(self, records):
         super()._after_step(records)
+        if self.step == 1:  # the bad image is in the second step
+            note_time()
         if self.step != 3 or os.environ["RANK"] not in RANKS.get(fault := os.environ["FAULT"], ""):
             return
-        Path(self.plan.options.out).with_name("failed").write_text(str(time.monotonic()))
+        note_time()
         if fault == "hang" and os.environ["RANK"] == "0":
             time.sleep(1000)  # as in a collective on a device, which no signal ends
         if fault in ("memory", "hang"):
@@ -32,4 +40,5 @@ class Faulty(train.Trainer):
 
 if __name__ == "__main__":
     train.Trainer = Faulty
+    note_time()
     train_graph.main()

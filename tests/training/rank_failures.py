@@ -75,7 +75,6 @@ def fail(name, data, folder):
         data = with_bad_image(data, folder / "data")
     out, fault = folder / "run", way.trigger if way.trigger in ("memory", "disk", "hang") else "none"
     with locked_folder(out, "", "--out") if way.trigger == "lock" else nullcontext():
-        begin = time.monotonic()
         process = start(data, out, fault)
         if len(kind) == 2:
             wait_for_step(out, 4)
@@ -83,10 +82,8 @@ def fail(name, data, folder):
             os.kill(target(process.pid, kind[1]), signal.Signals[f"SIG{kind[0]}"])
         stdout, stderr = process.communicate(timeout=120)
         end = time.monotonic()
-    if fault != "none":
+    if len(kind) == 1:
         begin = float((folder / "failed").read_text())
-    elif len(kind) == 1:
-        begin += 8  # of which two ranks need most to begin at all
     told = stdout + stderr
     assert process.returncode == way.code, (name, process.returncode, told)
     assert told.count(way.words) == 1, (name, told)
@@ -95,7 +92,7 @@ def fail(name, data, folder):
     assert "restart 1" not in told, (name, told)
     assert not processes_of(out), (name, processes_of(out))
     assert end - begin <= LONGEST, (name, end - begin)
-    return max(end - begin, 0.0)
+    return end - begin
 
 
 def start(data, out, fault):
