@@ -65,6 +65,7 @@ if __name__ == "__main__":
     backend._count_npus = lambda: 8
     distributed.device_of = device_of
     torch.accelerator.synchronize = lambda: None
+    torch.compile = lambda function, **_: function  # when it is asked for is what matters
     leave, os._exit = os._exit, exit_code
     recorded(dist, "init_process_group", "init", needs=["set_device"], refuses=["compile"])
     recorded(torch, "compile", needs=["set_device"])

@@ -70,18 +70,6 @@ def test_another_batch_goes_on_with_the_next_images_at_the_same_epoch(
     assert {next(n for n, count in enumerate(images, 1) if count >= end) for end in ends} <= validated
 
 
-def test_two_devices_become_one(tiny_coco, tmp_path):
-    flags = ("--data", tiny_coco, "--preset", "ssd300-nano", "--recipe", "shapes", "--print-every", 1, *EAGER)
-    done = command(*flags, "--out", tmp_path / "run", "--batch-size", 2, "--cpus", 2, "--max-steps", 4)
-    assert done.returncode == 0, done.stderr
-    done = command("--resume", "auto", "--out", tmp_path / "run", "--cpus", 1, "--max-steps", 8)
-    assert done.returncode == 0, done.stderr
-    assert "unlike the run so far: max_steps 4 -> 8, world_size 2 -> 1\n" in done.stdout
-    assert "2 images a step instead of 4: it goes on behind the 16 images seen, at epoch 1.45" in done.stdout
-    records = read_records(tmp_path / "run" / "metrics.jsonl", "train")
-    assert [r["epoch"] for r in records] == [round(n / 11, 4) for n in (4, 8, 12, 16, 18, 20, 22, 24)]
-
-
 @pytest.fixture(scope="module")
 def odd(tiny_coco, tmp_path_factory):
     """A run with flags of every kind, relative paths among them, of six steps."""

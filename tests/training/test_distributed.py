@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.data.coco import load_split
 from ssd_graph.graph.step import TrainStep
-from ssd_graph.training.metrics import read_records
 from ssd_graph.training.validate import Validator
 from tests import REPOSITORY
 from tests.graph.test_step import CONFIG, DEFAULTS, make_batch, new_state
@@ -64,18 +62,6 @@ def test_the_step_of_two_ranks_is_one_graph_with_one_collective(ranks):
 
 def test_means_and_gathering_reach_every_rank(ranks):
     assert [(float(r["mean_of_ranks"]), r["gathered"]) for r in ranks] == [(0.5, [0, 10])] * 2
-
-
-def test_one_command_trains_and_validates_in_two_processes(tiny_coco, tmp_path):
-    flags = ["--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", "2", "--max-steps", "3"]
-    flags += ["--backend", "eager"]  # the graph of two ranks is the matter of `ranks`
-    command = ["tools/train_graph.py", "--data", tiny_coco, "--cpus", "2", "--out", tmp_path, *flags]
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "batch 2 x 2 on cpu" in done.stdout
-    assert done.stdout.count("Final Train Accuracy") == 1
-    assert load_checkpoint(tmp_path / "last.pth").step == 3
-    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "validation")] == [3]
 
 
 @pytest.mark.parametrize("seconds", [1.5, 3.0, 4.5])

@@ -15,7 +15,7 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.training.metrics import read_records
 from tests import REPOSITORY
 
-NUM_STEPS = 24
+NUM_STEPS = 16
 
 
 def start(data, out, *flags):
@@ -23,7 +23,7 @@ def start(data, out, *flags):
     command = [
         *("tools/train_graph.py", "--data", data, "--out", out, "--max-steps", NUM_STEPS, "--seed", 5),
         *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 2, "--epochs", 100, "--backend", "eager"),
-        *("--evaluation", 2, 3, 4, "--print-every", 3, "--save-every", 5, "--ema", 0.9, *flags),
+        *("--evaluation", 1, 2, "--print-every", 3, "--save-every", 5, "--ema", 0.9, *flags),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with (Path(out).parent / f"{Path(out).name}.txt").open("a") as console:
@@ -54,7 +54,7 @@ def wait_for_step(process, out, step):
 def interrupt(data, out, rng, *flags):
     """Kill a run with all its processes at a random moment, then resume it."""
     process = start(data, out, *flags)
-    wait_for_step(process, out, rng.choice([0, 9, 15, 21]))
+    wait_for_step(process, out, rng.choice([0, 5, 9, 12]))
     time.sleep(rng.uniform(0, 0.3))
     os.killpg(process.pid, signal.SIGKILL)  # ranks have process groups of their own and die with their launcher
     process.wait()
@@ -83,12 +83,12 @@ def assert_same_run(a, b):
 def stopped_and_resumed(number, flags, straight, data, out):
     """SIGTERM is what Slurm and Kubernetes send; its exit code is neither an error's nor restarted."""
     process = start(data, out, *flags)
-    wait_for_step(process, out, 9)
+    wait_for_step(process, out, 5)
     process.send_signal(number)
     assert process.wait(timeout=60) == 128 + number
     told = (out.parent / "run.txt").read_text()
     step = load_checkpoint(out / "last.pth").step
-    assert 9 <= step < NUM_STEPS
+    assert 5 <= step < NUM_STEPS
     assert f"{number.name}: saved at step {step}; go on with --resume auto" in told
     assert "Traceback" not in told
     assert "restart 1" not in told
@@ -105,10 +105,10 @@ def straight(tiny_coco, tmp_path_factory):
 
 def test_the_log_of_a_run_has_every_window_and_validation_once(straight):
     steps = [r["step"] for r in read_records(straight / "metrics.jsonl", "train")]
-    # Saves at multiples of 5 and at the validations after 2, 3 and 4 epochs of 11 images end a window too.
-    expected = {*range(3, NUM_STEPS, 3), *range(5, NUM_STEPS + 1, 5), 11, 17, 22, NUM_STEPS}
+    # Saves at multiples of 5 and at the validations after 1 and 2 epochs of 11 images end a window too.
+    expected = {*range(3, NUM_STEPS, 3), *range(5, NUM_STEPS + 1, 5), 6, 11, NUM_STEPS}
     assert steps == sorted(expected)
-    assert [r["step"] for r in read_records(straight / "metrics.jsonl", "validation")] == [11, 17, 22, NUM_STEPS]
+    assert [r["step"] for r in read_records(straight / "metrics.jsonl", "validation")] == [6, 11, NUM_STEPS]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,7 +1,9 @@
 """Two ranks that are killed, or asked to stop, at any moment and resumed end with the bits of a run left alone."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.training.metrics import read_records
+from ssd_graph.training.run_folder import RunFolder
 from tests import REPOSITORY
 from tests.training.test_resume import (
     NUM_STEPS,
@@ -21,23 +25,56 @@ from tests.training.test_resume import (
     wait_for_step,
 )
 
+PAIR = ("--cpus", 2, "--workers", 0, "--keep", 9)
+"""The least that two ranks start; one test starts their loaders too."""
+
 
 @pytest.fixture(scope="module")
 def straight_pair(tiny_coco, tmp_path_factory):
     out = tmp_path_factory.mktemp("straight_pair") / "run"
-    finish(start(tiny_coco, out, "--cpus", 2), out)
+    finish(start(tiny_coco, out, *PAIR), out)
     return out
 
 
+@pytest.fixture
+def half_done(straight_pair, tmp_path):
+    """A copy of the run as it was after step 5."""
+    out = tmp_path / "run"
+    shutil.copytree(straight_pair, out, symlinks=True)
+    RunFolder(out).rewind(5)
+    metrics = out / "metrics.jsonl"
+    records = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(r for r in records if json.loads(r)["step"] <= 5))
+    return out
+
+
+def resume(out, *flags):
+    """The run that `out` holds, by its file and in another folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, REPOSITORY / "tools" / "train_graph.py", "--resume", out / "last.pth", *flags]
+    with out.with_name("run.txt").open("a") as console:
+        return subprocess.Popen(
+            list(map(str, command)), cwd=out.parent, env=environment, stdout=console, stderr=console
+        )
+
+
+def test_two_processes_train_and_validate_as_one(straight_pair):
+    told = straight_pair.with_name("run.txt").read_text()
+    assert "batch 2 x 2 on cpu" in told
+    assert told.count("Final Train Accuracy") == 1
+    # 11 images, four a step
+    assert [r["step"] for r in read_records(straight_pair / "metrics.jsonl", "validation")] == [3, 6, NUM_STEPS]
+
+
 def test_two_killed_and_resumed_ranks_have_the_same_bits(straight_pair, tiny_coco, tmp_path):
-    interrupt(tiny_coco, tmp_path / "run", random.Random(7), "--cpus", 2)
+    interrupt(tiny_coco, tmp_path / "run", random.Random(7), *PAIR, "--workers", 2)
     assert_same_run(straight_pair, tmp_path / "run")
 
 
 def test_a_killed_rank_is_restarted_and_the_run_has_the_same_bits(straight_pair, tiny_coco, tmp_path):
     out = tmp_path / "run"
-    process = start(tiny_coco, out, "--cpus", 2)
-    wait_for_step(process, out, 9)
+    process = start(tiny_coco, out, *PAIR)
+    wait_for_step(process, out, 5)
     victim = random.Random(3).choice(children(process.pid))
     os.kill(victim, signal.SIGKILL)
     finish(process, out)
@@ -45,34 +82,31 @@ def test_a_killed_rank_is_restarted_and_the_run_has_the_same_bits(straight_pair,
     assert_same_run(straight_pair, out)
 
 
-def test_a_run_that_is_resumed_by_its_file_is_restarted_in_its_folder(tiny_coco, tmp_path):
+def test_a_run_that_is_resumed_by_its_file_is_restarted_in_its_folder(half_done, tmp_path):
     """Without --out the restart would begin anew in the default folder."""
-    out = tmp_path / "run"
-    finish(start(tiny_coco, out, "--cpus", 2, "--max-steps", 10), out)
-    command = [
-        sys.executable,
-        REPOSITORY / "tools" / "train_graph.py",
-        "--resume",
-        out / "last.pth",
-        "--max-steps",
-        NUM_STEPS,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    with (tmp_path / "run.txt").open("a") as console:
-        process = subprocess.Popen(
-            list(map(str, command)), cwd=tmp_path, env=environment, stdout=console, stderr=console
-        )
-        wait_for_step(process, out, 15)
-        os.kill(children(process.pid)[0], signal.SIGKILL)
-    finish(process, out)
+    process = resume(half_done)
+    wait_for_step(process, half_done, 9)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    finish(process, half_done)
     assert "restart 1 of 3" in (tmp_path / "run.txt").read_text()
-    assert load_checkpoint(out / "last.pth").step == NUM_STEPS
+    assert load_checkpoint(half_done / "last.pth").step == NUM_STEPS
     assert sorted(f.name for f in tmp_path.iterdir()) == ["run", "run.txt"]
+
+
+def test_two_devices_become_one(half_done, tmp_path):
+    finish(resume(half_done, "--cpus", 1, "--max-steps", 9), half_done)
+    told = (tmp_path / "run.txt").read_text()
+    assert f"unlike the run so far: max_steps {NUM_STEPS} -> 9, world_size 2 -> 1\n" in told
+    assert "2 images a step instead of 4: it goes on behind the 20 images seen, at epoch 1.82" in told
+    records = read_records(half_done / "metrics.jsonl", "train")
+    assert [(r["step"], r["epoch"]) for r in records] == [
+        (step, round(images / 11, 4)) for step, images in ((3, 12), (5, 20), (6, 22), (9, 28))
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ranks_that_are_asked_to_stop_save_and_go_on_with_the_same_bits(straight_pair, tiny_coco, tmp_path, number):
-    stopped_and_resumed(number, ("--cpus", 2), straight_pair, tiny_coco, tmp_path / "run")
+    stopped_and_resumed(number, PAIR, straight_pair, tiny_coco, tmp_path / "run")
 
 
 def children(pid):
