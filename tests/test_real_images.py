@@ -22,7 +22,7 @@ from ssd_graph.training.metrics import read_records
 from tests import REPOSITORY
 
 
-def test_nano_learns_eight_real_images_by_heart(overfitted):
+def test_nano_learns_four_real_images_by_heart(overfitted):
     assert read_records(overfitted / "metrics.jsonl", "validation")[-1]["AP"] > 0.8
 
 

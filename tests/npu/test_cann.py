@@ -1,8 +1,6 @@
 """The kernel tables of an installed CANN, in a small folder of the same form."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,6 +11,7 @@ from ssd_graph.npu.engine.facts import shipped_facts
 from ssd_graph.npu.engine.graph import TypedGraph
 from tests import REPOSITORY
 from tests.npu.test_engine import definition
+from tests.test_commands import command_here
 
 TABLES = "opp/built-in/op_impl/ai_core/tbe/config/ascend910b"
 HOST = "opp/built-in/op_impl/aicpu/aicpu_kernel/config/aicpu_kernel.json"
@@ -146,22 +145,13 @@ def test_a_damaged_table_is_refused(toolkit, content):
 
 
 def test_the_command_says_what_this_toolkit_would_do(toolkit, tmp_path):
-    command = [
-        sys.executable,
-        "tools/lower_npu.py",
-        "--graph",
-        "predict",
-        "--preset",
-        "ssd300-nano",
-        "--batch-size",
-        "1",
-    ]
-    command += ["--cann", str(toolkit), "--json", str(tmp_path / "numbers.json")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "no kernel takes it: the graph would not compile" in done.stdout
-    refused = json.loads((tmp_path / "numbers.json").read_text())["kernels"]["refused"]
+    script = REPOSITORY / "tools" / "lower_npu.py"
+    flags = ("--graph", "predict", "--preset", "ssd300-nano", "--batch-size", 1, "--cann", toolkit, "--json", "a.json")
+    code, out, error = command_here(script, *flags, cwd=tmp_path)
+    assert code == 1, error
+    assert "no kernel takes it: the graph would not compile" in out
+    refused = json.loads((tmp_path / "a.json").read_text())["kernels"]["refused"]
     assert {finding["kind"] for finding in refused} >= {"Conv2D", "BNInfer"}
     assert all(".py:" in finding["source"] for finding in refused if finding["kind"] == "Conv2D")
-    done = subprocess.run([*command, "--soc", "950"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    code, _, error = command_here(script, *flags, "--soc", "950", cwd=tmp_path)
+    assert (code, len(error.splitlines())) == (2, 1)
