@@ -21,8 +21,8 @@ TOOL = REPOSITORY / "tools" / "lower_npu.py"
 
 SOCS = tuple(SOC_NAMES)
 
-NUM_STATISTICS = 9856
-"""Running means and variances of ssd300-r34."""
+NUM_STATISTICS = {"ssd300-r34": 9856, "ssd300-nano": 672}
+"""Running means and variances."""
 
 
 MAX_COMPUTE_OPS = {"a2": 845, "950": 784}
@@ -31,24 +31,31 @@ MAX_TASKS = {"a2": 766, "950": 709}
 
 
 @cache
-def step(amp, world_size):
-    return lower_step(SOCS, "ssd300-r34", 2, amp, world_size)
+def step(amp, world_size, preset):
+    return lower_step(SOCS, preset, 2, amp, world_size)
 
 
 @cache
-def predict(amp):
-    return lower_predict(SOCS, "ssd300-r34", 2, amp)
+def predict(amp, preset):
+    return lower_predict(SOCS, preset, 2, amp)
+
+
+def every_precision(test):
+    """ssd300-r34 in NPUs' own precision; in the others the small network, which has the same operations."""
+    slow = [pytest.param("ssd300-r34", amp, marks=pytest.mark.slow) for amp in ("bf16", "off")]
+    fast = [("ssd300-r34", "fp16"), ("ssd300-nano", "bf16"), ("ssd300-nano", "off")]
+    return pytest.mark.parametrize(("preset", "amp"), fast + slow)(test)
 
 
 @pytest.mark.parametrize("soc", SOCS)
 @pytest.mark.parametrize("world_size", [1, 8])
-@pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
-def test_the_step_lowers_to_one_graph(amp, world_size, soc):
-    lowering = step(amp, world_size)[soc]
+@every_precision
+def test_the_step_lowers_to_one_graph(preset, amp, world_size, soc):
+    lowering = step(amp, world_size, preset)[soc]
     assert lowering.unsupported == ()
     assert lowering.graph_breaks == ()
     assert lowering.num_graphs == 1
-    gradient_and_statistics = ("HcomAllReduce", 4 * (lowering.num_parameters + NUM_STATISTICS))
+    gradient_and_statistics = ("HcomAllReduce", 4 * (lowering.num_parameters + NUM_STATISTICS[preset]))
     assert lowering.collectives == (() if world_size == 1 else (gradient_and_statistics,))
     assert_every_node_has_a_kernel(lowering)
 
@@ -70,30 +77,38 @@ def assert_every_node_has_a_kernel(lowering):
 
 
 @pytest.mark.parametrize("soc", SOCS)
-@pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
-def test_the_inference_graph_lowers_to_one_graph(amp, soc):
-    lowering = predict(amp)[soc]
+@every_precision
+def test_the_inference_graph_lowers_to_one_graph(preset, amp, soc):
+    lowering = predict(amp, preset)[soc]
     assert lowering.lowers
     assert lowering.collectives == ()
-    assert lowering.ge_ops["Conv2D"] == 45
+    assert lowering.ge_ops["Conv2D"] == {"ssd300-r34": 45, "ssd300-nano": 25}[preset]
     assert_every_node_has_a_kernel(lowering)
 
 
 @pytest.mark.parametrize("soc", SOCS)
 def test_the_step_does_not_grow(soc):
-    assert step("fp16", 8)[soc].compute_ops <= MAX_COMPUTE_OPS[soc]
-    assert step("fp16", 8)[soc].tasks <= MAX_TASKS[soc]
+    assert step("fp16", 8, "ssd300-r34")[soc].compute_ops <= MAX_COMPUTE_OPS[soc]
+    assert step("fp16", 8, "ssd300-r34")[soc].tasks <= MAX_TASKS[soc]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soc", SOCS)
+@pytest.mark.parametrize("amp", ["bf16", "off"])
+def test_the_small_network_has_the_same_kinds_of_operations(amp, soc):
+    large, small = (step(amp, 8, preset)[soc].ge_ops for preset in ("ssd300-r34", "ssd300-nano"))
+    assert set(large) == set(small)
 
 
 def test_the_families_take_different_converters():
-    kinds = {soc: step("fp16", 8)[soc].ge_ops for soc in SOCS}
+    kinds = {soc: step("fp16", 8, "ssd300-r34")[soc].ge_ops for soc in SOCS}
     assert kinds["a2"]["MaxPoolWithArgmaxV1"]
     assert kinds["950"]["MaxPoolWithArgmaxV3"]
     assert not kinds["a2"]["MaxPoolWithArgmaxV3"]
 
 
 def test_the_statistics_add_up():
-    lowering = step("off", 1)["a2"]
+    lowering = step("off", 1, "ssd300-nano")["a2"]
     assert lowering.weight_bytes == 4 * lowering.num_parameters
     assert lowering.ge_ops.total() == sum(len(graph.op) for graph in lowering.graphs)
     assert lowering.sources.total() == lowering.ge_ops.total()
@@ -182,7 +197,7 @@ def test_torchair_is_itself_again_afterwards():
 
 
 def test_the_graph_is_written_as_text(tmp_path):
-    step("off", 1)["a2"].dump(tmp_path / "graph.txt")
+    step("off", 1, "ssd300-nano")["a2"].dump(tmp_path / "graph.txt")
     text = (tmp_path / "graph.txt").read_text()
     assert 'type: "Conv2DBackpropFilter"' in text
     assert str(Path.home()) not in text

@@ -105,7 +105,7 @@ def agrees(case, amp, soc, graph=None):
         ("ssd300-nano", "off"),
         ("ssd300-nano", "bf16"),
         ("ssd300-nano", "fp16"),
-        ("ssd300-r34", "off"),
+        pytest.param("ssd300-r34", "off", marks=pytest.mark.slow),
         pytest.param("ssd300-r34", "fp16", marks=pytest.mark.slow),  # minutes on a CPU without arithmetic of fp16
         pytest.param("ssd300-r34", "bf16", marks=pytest.mark.slow),
     ],
