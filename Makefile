@@ -66,15 +66,18 @@ docs: $(VENV)/.installed-dev
 
 environments: $(VENV)/.installed-dev $(NPU_VENV)/.installed-npu
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q "$(TORCH)" 2>/dev/null || $(RUN) -m pip install -q "$(TORCH)" --index-url $(CPU_WHEELS)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(RUN) -m pip install -q -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
-	touch $@
+	touch $(VENV)/.installed $@
 
 PACKAGES := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 $(NPU_VENV)/.installed-npu: $(VENV)/.installed-dev

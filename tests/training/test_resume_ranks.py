@@ -26,7 +26,7 @@ from tests.training.test_resume import (
 )
 
 PAIR = ("--cpus", 2, "--workers", 0, "--keep", 9)
-"""The least that two ranks start; one test starts their loaders too."""
+"""The least that two ranks start; `make kills` starts their loaders too."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_two_processes_train_and_validate_as_one(straight_pair):
 
 
 def test_two_killed_and_resumed_ranks_have_the_same_bits(straight_pair, tiny_coco, tmp_path):
-    interrupt(tiny_coco, tmp_path / "run", random.Random(7), *PAIR, "--workers", 2)
+    interrupt(tiny_coco, tmp_path / "run", random.Random(7), *PAIR)
     assert_same_run(straight_pair, tmp_path / "run")
 
 
