@@ -1,5 +1,7 @@
 """Devices that are not there are refused by name, and a compiled function refuses a second graph."""
 
+import subprocess
+import sys
 import sysconfig
 from types import SimpleNamespace
 
@@ -25,6 +27,20 @@ def test_cpu_processes_need_nothing():
 
 def test_every_device_has_a_known_backend():
     assert {kind.backend for kind in DEVICES.values()} <= set(BACKENDS)
+
+
+def test_what_does_not_compile_does_not_import_the_compiler():
+    """It takes seconds: of a launcher, and of every command that only asks for a network's shapes."""
+    code = """
+import sys
+from ssd_graph.config import RECIPES, model_config
+from ssd_graph.graph.step import TrainStep
+import ssd_graph.training.train
+TrainStep(model_config("ssd300-nano", 7), RECIPES["mlperf-256"])
+print([name for name in sys.modules if name.startswith("torch._dynamo")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
