@@ -40,50 +40,53 @@ def predict(amp, preset):
     return lower_predict(SOCS, preset, 2, amp)
 
 
-def every_precision(test):
-    """ssd300-r34 in NPUs' own precision; in the others the small network, which has the same operations."""
-    slow = [pytest.param("ssd300-r34", amp, marks=pytest.mark.slow) for amp in ("bf16", "off")]
-    fast = [("ssd300-r34", "fp16"), ("ssd300-nano", "bf16"), ("ssd300-nano", "off")]
-    return pytest.mark.parametrize(("preset", "amp"), fast + slow)(test)
+LARGE = [pytest.param("ssd300-r34", amp, marks=pytest.mark.slow) for amp in ("bf16", "off")]
+PRECISIONS = [("ssd300-r34", "fp16"), ("ssd300-nano", "bf16"), ("ssd300-nano", "off"), *LARGE]
+"""ssd300-r34 in NPUs' own precision; in the others the small network, which has the same operations."""
 
 
 @pytest.mark.parametrize("soc", SOCS)
-@pytest.mark.parametrize("world_size", [1, 8])
-@every_precision
-def test_the_step_lowers_to_one_graph(preset, amp, world_size, soc):
-    lowering = step(amp, world_size, preset)[soc]
-    assert lowering.unsupported == ()
-    assert lowering.graph_breaks == ()
-    assert lowering.num_graphs == 1
-    gradient_and_statistics = ("HcomAllReduce", 4 * (lowering.num_parameters + NUM_STATISTICS[preset]))
-    assert lowering.collectives == (() if world_size == 1 else (gradient_and_statistics,))
-    assert_every_node_has_a_kernel(lowering)
+@pytest.mark.parametrize(("preset", "amp"), PRECISIONS)
+def test_the_step_of_eight_ranks_lowers_to_one_graph(preset, amp, soc):
+    lowering = step(amp, 8, preset)[soc]
+    assert_lowers(lowering, [one_all_reduce(lowering, preset)])
+
+
+@pytest.mark.parametrize("soc", SOCS)
+@pytest.mark.parametrize(("preset", "amp"), [("ssd300-r34", "fp16"), *LARGE])  # test_replay.py has the small network
+def test_the_step_of_one_rank_lowers_to_one_graph(preset, amp, soc):
+    assert_lowers(step(amp, 1, preset)[soc])
 
 
 def test_a_step_with_a_frozen_trunk_lowers_to_one_graph():
     for lowering in lower_step(SOCS, "ssd300-nano", 2, "fp16", 8, freeze="trunk").values():
-        assert lowering.lowers
-        assert lowering.num_graphs == 1
-        assert_every_node_has_a_kernel(lowering)
+        assert_lowers(lowering, [one_all_reduce(lowering, "ssd300-nano")])
         # No gradient flows into the trunk: the other convolutions' weights have one each.
         assert (lowering.ge_ops["Conv2D"], lowering.ge_ops["Conv2DBackpropFilter"]) == (25, 16)
 
 
-def assert_every_node_has_a_kernel(lowering):
-    """By the published tables, and none on the AI CPU."""
+def one_all_reduce(lowering, preset):
+    """Of gradient and statistics together."""
+    return ("HcomAllReduce", 4 * (lowering.num_parameters + NUM_STATISTICS[preset]))
+
+
+def assert_lowers(lowering, collectives=()):
+    """To one graph whose every node has a kernel by the published tables, none of them on the AI CPU."""
+    assert lowering.unsupported == ()
+    assert lowering.graph_breaks == ()
+    assert lowering.num_graphs == 1
+    assert lowering.collectives == tuple(collectives)
     assert lowering.runs
     for verdict in ("refused", "ai_cpu", "experimental"):
         assert lowering.found(verdict) == {}
 
 
 @pytest.mark.parametrize("soc", SOCS)
-@every_precision
+@pytest.mark.parametrize(("preset", "amp"), PRECISIONS)
 def test_the_inference_graph_lowers_to_one_graph(preset, amp, soc):
     lowering = predict(amp, preset)[soc]
-    assert lowering.lowers
-    assert lowering.collectives == ()
+    assert_lowers(lowering)
     assert lowering.ge_ops["Conv2D"] == {"ssd300-r34": 45, "ssd300-nano": 25}[preset]
-    assert_every_node_has_a_kernel(lowering)
 
 
 @pytest.mark.parametrize("soc", SOCS)
@@ -108,7 +111,7 @@ def test_the_families_take_different_converters():
 
 
 def test_the_statistics_add_up():
-    lowering = step("off", 1, "ssd300-nano")["a2"]
+    lowering = step("off", 8, "ssd300-nano")["a2"]
     assert lowering.weight_bytes == 4 * lowering.num_parameters
     assert lowering.ge_ops.total() == sum(len(graph.op) for graph in lowering.graphs)
     assert lowering.sources.total() == lowering.ge_ops.total()
@@ -197,7 +200,7 @@ def test_torchair_is_itself_again_afterwards():
 
 
 def test_the_graph_is_written_as_text(tmp_path):
-    step("off", 1, "ssd300-nano")["a2"].dump(tmp_path / "graph.txt")
+    step("off", 8, "ssd300-nano")["a2"].dump(tmp_path / "graph.txt")
     text = (tmp_path / "graph.txt").read_text()
     assert 'type: "Conv2DBackpropFilter"' in text
     assert str(Path.home()) not in text

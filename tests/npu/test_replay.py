@@ -21,7 +21,9 @@ from ssd_graph.npu.lower import DEVICE
 from ssd_graph.npu.node import Node, UnknownOperator
 from ssd_graph.npu.replay import replay, replay_outputs
 from ssd_graph.npu.stand_in import load_stand_in
+from ssd_graph.npu.statistics import Lowering
 from tests.graph.test_step import make_batch
+from tests.npu.test_lower import assert_lowers
 from tests.step_errors import clone, error, start, worst_errors
 
 SOCS = tuple(SOC_NAMES)
@@ -41,6 +43,8 @@ class Case:
 
     step: TrainStep
     graph: CapturedGraph
+    lowerings: dict
+    """What is said of the graph, by SoC."""
     inputs: list
     positions: dict
     """Of the state's tensors among the inputs, by field."""
@@ -66,12 +70,14 @@ def case(preset, amp):
         def keep(graph, inputs):
             fields = {id(tensor): name for name, tensor in arguments[0]._asdict().items()}
             places = {fields[id(tensor)]: i for i, tensor in enumerate(inputs) if id(tensor) in fields}
-            kept.extend((graph, [real[id(tensor)] for tensor in inputs], places))
+            kept.extend(([real[id(tensor)] for tensor in inputs], places))
             return [torch.zeros((), device=DEVICE)] * len(metrics)  # nobody looks at them
 
-        _, breaks = capture(step, arguments, SOCS, runner=keep)
-    assert breaks == []
-    return Case(step, *kept, before, after, metrics)
+        graphs, breaks = capture(step, arguments, SOCS, runner=keep)
+        facts = shipped_facts()
+        lowerings = {soc: Lowering.of(graphs, breaks, soc, arguments[0].parameters, facts) for soc in SOCS}
+    (graph,) = graphs
+    return Case(step, graph, lowerings, *kept, before, after, metrics)
 
 
 def replayed(case, soc, graph=None):
@@ -114,6 +120,12 @@ def test_the_graph_computes_the_step(preset, amp, soc):
     assert case(preset, amp).metrics.num_positive > 10
     assert case(preset, amp).metrics.loss.isfinite()
     assert agrees(case(preset, amp), amp, soc)
+
+
+@pytest.mark.parametrize("soc", SOCS)
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_step_lowers_to_one_graph(amp, soc):
+    assert_lowers(case("ssd300-nano", amp).lowerings[soc])
 
 
 def statistics_split(graph):
@@ -173,17 +185,19 @@ def test_the_step_is_large_enough_to_tell():
 
 
 def test_replay_serves_as_the_runner_of_a_capture():
-    nano = case("ssd300-nano", "off")
-    state = clone(nano.before)
-    rest = (make_batch(0), device_default_boxes("cpu"), torch.tensor(0.01))
-    returned = []
+    def update(total, x):
+        total.add_(x)
+        return total * 2
+
+    total, returned = torch.ones(3), []
 
     def runner(graph, inputs):
         returned.extend(replay("a2")(graph, inputs))
         return returned
 
-    capture(nano.step, (state, *rest), runner=runner)
-    assert max(errors_of(nano, Metrics(*returned), state).values()) < GRADIENT_TOLERANCES["off"]
+    capture(update, (total, torch.arange(3.0)), runner=runner)
+    assert total.tolist() == [1, 2, 3]
+    assert [r.tolist() for r in returned] == [[2, 4, 6]]
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
