@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def read_batches(
         yield chosen, ploc, plabel
 
 
-_UNREADABLE = (OSError, ValueError, EOFError, TypeError)
+_UNREADABLE = (OSError, ValueError)
 
 
 def _read(file: Path, shape: tuple[int, int], row: int | None) -> np.ndarray:
@@ -119,7 +120,13 @@ def _advice(file: Path, error: BaseException) -> str:
 
 def _mapped(file: Path) -> np.ndarray:
     """An array that is not read yet, so that a header which claims terabytes takes no memory."""
-    found: Any = np.load(file, mmap_mode="r")
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            found: Any = np.load(file, mmap_mode="r")
+        except OSError:
+            raise
+        except Exception as error:  # numpy parses the header as Python: a tokenizer's errors, an integer's, any
+            raise ValueError("is damaged, or not an array of numpy") from error
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError("is an archive, not an array")

@@ -1,5 +1,6 @@
 """Damage that knows the format: weights files, ONNX models and JPEGs."""
 
+import ast
 import io
 import struct
 import zipfile
@@ -237,3 +238,18 @@ def _segments(jpeg: bytes) -> list[bytes]:
         segments.append(jpeg[at : at + length])
         at += length
     return [*segments, jpeg[at:]]
+
+
+def damaged_array(rng, file: Path) -> bytes:
+    """A .npy file with another header, or with damaged bytes there or anywhere."""
+    content = file.read_bytes()
+    start = content.index(b"\n") + 1
+    match rng.randrange(3):
+        case 0:
+            return damaged_bytes(rng, content)
+        case 1:
+            return damaged_bytes(rng, content[:start]) + content[start:]
+        case _:
+            fields = damaged_tree(rng, ast.literal_eval(content[10:start].decode()))
+            header = f"{fields}\n".encode(errors="replace")[:65_535]
+            return content[:8] + struct.pack("<H", len(header)) + header + content[start:]

@@ -1,6 +1,7 @@
 """What is damaged, and who reads it: each kind writes one damaged file into its folder and then uses it as users do."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -25,7 +26,7 @@ from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import match
 from tests.conftest import train_tiny
 from tests.fuzz import material
-from tests.fuzz.files import damaged_image, damaged_onnx, damaged_weights
+from tests.fuzz.files import damaged_array, damaged_image, damaged_onnx, damaged_weights
 from tests.fuzz.mixed import use_mixed, write_mixed
 from tests.fuzz.mutations import HOSTILE_VALUES, damaged_bytes, damaged_json
 from tests.scoring.harmless import changed
@@ -265,6 +266,21 @@ def convert_layout(sound):
         raise
 
 
+def write_outputs(rng, sound):
+    """A folder of another program's outputs with one file damaged, gone, or of another name."""
+    shutil.copytree(sound / "outputs", "outputs", copy_function=os.symlink)
+    file = rng.choice(sorted(Path("outputs").iterdir()))
+    content = damaged_array(rng, file)
+    file.unlink()
+    if rng.random() < 0.9:
+        names = (file.name, file.name, file.name, file.stem + ".bin", "x" + file.name)
+        Path("outputs", rng.choice(names)).write_bytes(content)
+
+
+def score_outputs(sound):
+    command(eval_onnx.main, sound / "raw.onnx", "--outputs", "outputs", "--data", sound / "coco", "--out", "out")
+
+
 KINDS = {
     "coco-train": Kind(300, annotations(TRAIN), load_and_train),
     "coco-check": Kind(250, annotations(TRAIN), check_and_clean),
@@ -278,6 +294,7 @@ KINDS = {
     "convert": Kind(200, write_weights_to_convert, convert),
     "onnx": Kind(250, into("input.onnx", damaged_onnx, "model.onnx"), evaluate),
     "onnx-raw": Kind(100, into("input.onnx", damaged_onnx, "raw.onnx"), evaluate),
+    "outputs": Kind(200, write_outputs, score_outputs),
     "image": Kind(250, write_image, read_image),
     "image-check": Kind(150, write_image, check_image),
     "image-predict": Kind(100, write_image, predict),

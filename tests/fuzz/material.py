@@ -15,6 +15,7 @@ from ssd_graph.checkpoints.convert import export_published
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
+from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.summary import write_summary
@@ -37,8 +38,19 @@ def make_material(folder: str) -> None:
         torch.save(torch.load(root / f"{layout}.pt", weights_only=True), root / f"{layout}.pt")
     result = evaluate_onnx(root / "model.onnx", load_split(root / "coco", "val"), RunSettings(threads=1))
     write_summary(root / "scores", result.summary, result.rows)
+    _write_outputs(root)
     _write_images(root / "images")
     every_layout(root / "layouts")
+
+
+def _write_outputs(root: Path) -> None:
+    """Numbers in the form of the raw model's outputs; of no image, since nobody looks for objects in them."""
+    split, folder, rng = load_split(root / "coco", "val"), root / "outputs", np.random.default_rng(0)
+    folder.mkdir()
+    for name in split.file_names.tolist():
+        for end, channels in (("ploc", 4), ("plabel", split.categories.num_classes)):
+            numbers = rng.normal(size=(channels, len(default_boxes()))).astype(np.float32)
+            np.save(folder / f"{Path(name).stem}_{end}.npy", numbers)
 
 
 def _write_images(folder: Path) -> None:

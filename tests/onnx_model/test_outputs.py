@@ -215,6 +215,11 @@ DAMAGES = {
     "a claim": (claim, r"\.npy: "),
     "objects": (lambda file: np.save(file, np.array([{}]), allow_pickle=True), r"\.npy: "),
     "an archive": (archive, "is an archive"),
+    "an open bracket": (
+        lambda file: file.write_bytes(file.read_bytes().replace(b"}", b" ", 1)),
+        "is damaged, or not an",
+    ),
+    "a long header": (lambda file: file.write_bytes(b"\x93NUMPY\1\0\x20\x4e" + b" " * 20_000), "is damaged, or not an"),
     "two kinds": (lambda file: shutil.copy(file, file.with_name(file.name.replace("plabel", "1"))), r"\*_ploc.npy and"),
 }
 
