@@ -76,6 +76,7 @@ def case(preset, amp):
         graphs, breaks = capture(step, arguments, SOCS, runner=keep)
         facts = shipped_facts()
         lowerings = {soc: Lowering.of(graphs, breaks, soc, arguments[0].parameters, facts) for soc in SOCS}
+    assert breaks == []
     (graph,) = graphs
     return Case(step, graph, lowerings, *kept, before, after, metrics)
 
