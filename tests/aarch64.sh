@@ -154,6 +154,7 @@ if [ -n "${SSD_GRAPH_SHARED:-}" ]; then
     mount --bind -o ro "$SSD_GRAPH_SHARED" "$root/shared"
     shared=(SSD_GRAPH_SHARED=/shared)
 fi
+echo "127.0.0.1 localhost" > "$root/etc/hosts"
 echo /ssd_graph > "$packages/ssd_graph.pth"
 printf '[safe]\n\tdirectory = *\n' > "$root/etc/gitconfig" # the repository may belong to another user than root
 
@@ -162,7 +163,7 @@ pytest() {
     local python_path=
     [[ " $* " != *" tests/npu"* ]] || python_path=/opt/npu
     chroot "$root" env -i HOME=/opt/home PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 QEMU_CPU=neoverse-n1 \
-        PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONPATH=$python_path "${shared[@]}" \
+        PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 SSD_GRAPH_PATIENCE=20 PYTHONPATH=$python_path "${shared[@]}" \
         sh -c 'cd /ssd_graph && exec "$@"' - python3.11 -m pytest -o timeout=36000 "$@"
 }
 

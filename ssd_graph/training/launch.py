@@ -57,7 +57,8 @@ def launch(num_processes: int, max_restarts: int, again: Sequence[str] = ()) -> 
             nproc_per_node=num_processes,
             run_id=uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
+            rdzv_endpoint="127.0.0.1:0",  # a container may know neither localhost nor its own name
+            local_addr="127.0.0.1",
             max_restarts=0,
         )
         try:

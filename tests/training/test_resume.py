@@ -13,7 +13,7 @@ import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.training.metrics import read_records
-from tests import REPOSITORY
+from tests import PATIENCE, REPOSITORY
 
 NUM_STEPS = 16
 
@@ -38,7 +38,7 @@ def start(data, out, *flags):
 
 
 def finish(process, out):
-    assert process.wait(timeout=300) == 0, (Path(out).parent / f"{Path(out).name}.txt").read_text()
+    assert process.wait(timeout=300 * PATIENCE) == 0, (Path(out).parent / f"{Path(out).name}.txt").read_text()
 
 
 def wait_for_step(process, out, step):
@@ -85,7 +85,7 @@ def stopped_and_resumed(number, flags, straight, data, out):
     process = start(data, out, *flags)
     wait_for_step(process, out, 5)
     process.send_signal(number)
-    assert process.wait(timeout=60) == 128 + number
+    assert process.wait(timeout=60 * PATIENCE) == 128 + number
     told = (out.parent / "run.txt").read_text()
     step = load_checkpoint(out / "last.pth").step
     assert 5 <= step < NUM_STEPS
