@@ -28,7 +28,6 @@ from ssd_graph.cli import run
 from ssd_graph.data.coco import load_split
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.loader import Loader
-from tests import PATIENCE
 
 def main():
     for batch in Loader(load_split(Path(sys.argv[1]), "train"), 4, AugmentConfig(), workers=2).batches():
