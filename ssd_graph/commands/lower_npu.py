@@ -8,7 +8,7 @@
 
 Needs `pip install -e .[npu]` and a C compiler, but neither CANN nor an NPU. torchair's real compiler makes
 the graph, and published tables say which kernels it would take; nothing runs on an NPU. The exit code is 1 when
-an operation does not lower or has no kernel, or there is more than one graph.
+an operation does not lower, has no kernel or loses values in a conversion, or there is more than one graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.config import MODELS
-from ssd_graph.files import print_result
+from ssd_graph.files import print_result, require_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,12 +28,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
     result.add_argument("--batch-size", type=positive, default=32, help="images a device (default: %(default)s)")
     result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="fp16", help="default: %(default)s")
-    result.add_argument("--world-size", type=positive, default=1, help="NPUs of the run (default: %(default)s)")
+    result.add_argument("--world-size", type=positive, help="NPUs of the run that the step is of (default: 1)")
     result.add_argument(
         "--soc",
-        choices=("a2", "950"),
+        choices=("a2", "a3", "950"),
         default="a2",
-        help="Atlas A2 and A3, or Ascend 950 (default: %(default)s)",
+        help="Atlas A2 or A3, or Ascend 950; the published tables of A2 are taken for A3 (default: %(default)s)",
     )
     result.add_argument(
         "--cann", type=Path, metavar="DIR", help="hold the graph against the kernel tables of the toolkit in DIR"
@@ -49,19 +49,28 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main() -> int:
     """Read the flags, lower, report."""
-    args = parser().parse_args()
-    from ssd_graph.npu.engine.cann import installed_facts
+    flags = parser()
+    args = flags.parse_args()
+    if args.graph == "predict" and args.world_size:
+        flags.error("--world-size is the step's; inference runs on one NPU")
+    for flag, file in (("--out", args.out), ("--json", args.json)):
+        if file and str(file) != "-":
+            require_writable(Path(file).parent, flag)
+    from ssd_graph.npu.engine.cann import SOC_OF, installed_facts, tables_of
     from ssd_graph.npu.lower import lower_predict, lower_step  # imports torch, which --help need not wait for
 
+    soc = SOC_OF[args.soc]
+    tables = str(tables_of(args.cann, args.soc)) if args.cann else "published"
     facts = installed_facts(args.cann, args.soc) if args.cann else None
-    what = ((args.soc,), args.preset, args.batch_size, args.amp)
+    what = (args.preset, args.batch_size, args.amp)
     if args.graph == "predict":
-        lowered = lower_predict(*what, facts=facts)
+        lowering = lower_predict((soc,), *what, facts=facts)[soc]
     else:
-        lowered = lower_step(*what, args.world_size, facts=facts)
-    lowering = lowered[args.soc]
+        lowering = lower_step((soc,), *what, args.world_size or 1, facts=facts)[soc]
     if args.out:
         lowering.dump(args.out)
-    options = {name: getattr(args, name) for name in ("graph", "preset", "batch_size", "amp", "world_size")}
-    print_result({**options, **lowering.to_json()}, lowering.table(sources=args.sources), args.json)
+    options = {name: getattr(args, name) for name in ("graph", "preset", "batch_size", "amp")}
+    options |= {"world_size": args.world_size or 1, "tables": tables}
+    table = f"kernel tables   {tables}\n{lowering.table(sources=args.sources)}"
+    print_result({**options, **lowering.to_json(), "soc": args.soc}, table, args.json)
     return 0 if lowering.runs else 1

@@ -54,8 +54,9 @@ def import_torch_npu() -> Any:
     try:
         import torch_npu  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"torch_npu {version('torch_npu')} is installed but does not load ({str(error).splitlines()[0]}); install "
+            f"torch_npu {version('torch_npu')} is installed but does not load ({reason}); install "
             "CANN and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
         ) from error
     return torch_npu
@@ -75,10 +76,12 @@ def torchair_backend() -> Any:
 def same_signal_handlers() -> Iterator[None]:
     """torchair's own handlers swallow the first Ctrl-C; outside the main thread it sets none."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _release(text: str) -> str:

@@ -62,7 +62,8 @@ def traceable_step(
         config = model_config(preset, NUM_CLASSES)
         recipe = replace(RECIPES["mlperf-256"], freeze=freeze)
         step = TrainStep(config, recipe, amp=amp, world_size=world_size, memory_format=memory_format)
-        batch = Batch(*map(torch.from_numpy, Batch.empty(batch_size, num_boxes)))
+        batch = Batch(*map(torch.from_numpy, Batch.empty(1, num_boxes)))
+        batch = Batch(*(torch.empty((batch_size, *array.shape[1:]), dtype=array.dtype) for array in batch))
         arguments = (empty_state(step.layout), batch, device_default_boxes("cpu"), torch.empty(()))
         yield step, fake(mode, arguments, device)
 

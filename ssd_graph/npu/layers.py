@@ -30,20 +30,24 @@ def _padding(node: Node) -> tuple[int, int, int, int]:
     return left, right, top, bottom
 
 
-def _geometry(node: Node) -> tuple[list[int], list[int], int]:
-    """Strides and dilations in [rows, columns], and groups.
+def _geometry(node: Node) -> tuple[Any, Any, int]:
+    """Strides and dilations in [rows, columns], and groups; torch annotates some as if both had to be the same.
 
     Raises:
         UnknownOperator: the layout is not NCHW.
     """
-    layout = node.text("data_format", "NHWC")
-    if layout != "NCHW":
-        raise UnknownOperator(f"{node} has layout {layout}")
+    _require_nchw(node, "NHWC")
     return node.integers("strides")[2:], node.integers("dilations", [1, 1, 1, 1])[2:], node.integer("groups", 1)
 
 
-def _conv2d(node: Node, x: Tensor, filter: Tensor, bias: Tensor | None, offset: Tensor | None) -> Tensor:
-    if offset is not None:
+def _require_nchw(node: Node, default: str) -> None:
+    layout = node.text("data_format", default)
+    if layout != "NCHW":
+        raise UnknownOperator(f"{node} has layout {layout}")
+
+
+def _conv2d(node: Node, x: Tensor, filter: Tensor, bias: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+    if offset is not None or node.integer("offset_x", 0):
         raise UnknownOperator(f"{node} is quantised")
     stride, dilation, groups = _geometry(node)
     left, right, top, bottom = padding = _padding(node)
@@ -52,16 +56,11 @@ def _conv2d(node: Node, x: Tensor, filter: Tensor, bias: Tensor | None, offset: 
     return F.conv2d(F.pad(x, padding), filter, bias, stride, 0, dilation, groups)
 
 
-def _gradient_geometry(node: Node) -> Any:
-    """`_geometry`, for functions that torch annotates as if rows and columns had to have the same."""
-    return _geometry(node)
-
-
 def _conv2d_input(node: Node, input_size: Tensor, filter: Tensor, gradient: Tensor) -> Tensor:
     num, channels, height, width = integers(input_size)
     left, right, top, bottom = _padding(node)
     padded = (num, channels, top + height + bottom, left + width + right)
-    stride, dilation, groups = _gradient_geometry(node)
+    stride, dilation, groups = _geometry(node)
     y = conv2d_input(padded, widened(filter), widened(gradient), stride, 0, dilation, groups)
     return y[:, :, top : top + height, left : left + width].to(gradient.dtype).contiguous()
 
@@ -70,7 +69,7 @@ def _conv2d_filter(node: Node, x: Tensor, filter_size: Tensor, gradient: Tensor)
     """float32 for low precision too: the sum over the batch is not rounded before torchair's own Cast."""
     padded = F.pad(widened(x), _padding(node))
     size = torch.Size(integers(filter_size))
-    stride, dilation, groups = _gradient_geometry(node)
+    stride, dilation, groups = _geometry(node)
     return conv2d_weight(padded, size, widened(gradient), stride, 0, dilation, groups)
 
 
@@ -181,8 +180,9 @@ def _input_gradient(
     return (_per_channel(factor) * (widened(gradient) - mean)).to(gradient.dtype)
 
 
-def _max_pool(node: Node, x: Tensor) -> Result:
+def _max_pool(node: Node, x: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima, and the index of each in its H x W plane."""
+    _require_nchw(node, "NCHW")
     size, stride, padding, dilation = _window(node)
     ceil_mode = node.boolean("ceil_mode", False)
     y, indices = F.max_pool2d_with_indices(x, size, stride, padding, dilation, ceil_mode)
@@ -190,6 +190,9 @@ def _max_pool(node: Node, x: Tensor) -> Result:
 
 
 def _max_pool_grad(node: Node, x: Tensor, gradient: Tensor, indices: Tensor) -> Tensor:
+    _, own = _max_pool(node, x)
+    if not torch.equal(own, indices):
+        raise UnknownOperator(f"{node} has the indices of another pooling")
     planes = torch.zeros(x.shape, dtype=widened(gradient).dtype).flatten(2)
     planes.scatter_add_(2, indices.flatten(2), widened(gradient).flatten(2))
     return planes.view(x.shape).to(gradient.dtype)

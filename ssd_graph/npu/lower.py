@@ -59,9 +59,9 @@ def lower_predict(
     """
     load_stand_in()
     predict = Predict(model_config(preset, NUM_CLASSES), amp=amp)
-    state = empty_state(predict.layout)
-    images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
     with FakeTensorMode() as mode:
+        state = empty_state(predict.layout)
+        images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
         args = fake(mode, (state.parameters, state.bn_statistics, images), DEVICE)
         return lower(predict, args, socs, state.parameters, facts)
 

@@ -25,7 +25,10 @@ DTYPES: Mapping[int, torch.dtype] = {
     3: torch.int32,
     4: torch.uint8,
     6: torch.int16,
+    7: torch.uint16,
+    8: torch.uint32,
     9: torch.int64,
+    10: torch.uint64,
     11: torch.float64,
     12: torch.bool,
     27: torch.bfloat16,
@@ -39,7 +42,10 @@ DESCRIBED_DTYPES: Mapping[str, torch.dtype] = {
     "DT_INT32": torch.int32,
     "DT_UINT8": torch.uint8,
     "DT_INT16": torch.int16,
+    "DT_UINT16": torch.uint16,
+    "DT_UINT32": torch.uint32,
     "DT_INT64": torch.int64,
+    "DT_UINT64": torch.uint64,
     "DT_DOUBLE": torch.float64,
     "DT_BOOL": torch.bool,
     "DT_BF16": torch.bfloat16,
@@ -65,23 +71,23 @@ class Node:
         return f"{self.definition.type} {self.definition.name}"
 
     def integer(self, name: str, default: int | None = None) -> int:
-        """An attribute; `default` is GE's, for torchair may leave an attribute out."""
+        """An integer; `default` is GE's, for torchair may leave an attribute out. Raises UnknownOperator without."""
         return self._attribute(name, "i", default)
 
     def real(self, name: str, default: float | None = None) -> float:
-        """An attribute."""
+        """A floating-point attribute; as `integer`."""
         return self._attribute(name, "f", default)
 
     def boolean(self, name: str, default: bool | None = None) -> bool:
-        """An attribute."""
+        """A flag; as `integer`."""
         return self._attribute(name, "b", default)
 
     def text(self, name: str, default: str | None = None) -> str:
-        """An attribute."""
+        """A string; as `integer`."""
         return self._attribute(name, "s", None if default is None else default.encode()).decode()
 
     def integers(self, name: str, default: list[int] | None = None) -> list[int]:
-        """An attribute."""
+        """A list of integers; as `integer`."""
         value = self._attribute(name, "list", default)
         return value if isinstance(value, list) else list(value.i)
 

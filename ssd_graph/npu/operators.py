@@ -20,7 +20,7 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Operator:
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """An operator on two inputs that are broadcast; GE promotes no types, so they have to agree."""
+    """An operator on two inputs that are broadcast; torchair makes their types agree beforehand."""
 
     def compute(node: Node, x1: Tensor, x2: Tensor) -> Tensor:
         _agree(node, x1, x2)
@@ -44,7 +44,7 @@ def _arg_max_with_value(node: Node, x: Tensor) -> Result:
     dim, keep = node.integer("dimension"), node.boolean("keep_dims", False)
     indices = torch.from_numpy(np.argmax(widened(x).numpy(), axis=dim, keepdims=True))
     values = x.gather(dim, indices)
-    indices = indices.to(torch.int32)
+    indices = indices.to(DTYPES[node.integer("indice_dtype", 3)])
     return (indices, values) if keep else (indices.squeeze(dim), values.squeeze(dim))
 
 
@@ -101,7 +101,10 @@ def _log_softmax_grad(node: Node, grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item())
+    _agree(node, start, limit, delta)
+    if node.boolean("is_closed", False):
+        raise UnknownOperator(f"{node} has its limit too")
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
 def _reduce(function: Callable[..., Tensor]) -> Operator:
@@ -145,7 +148,7 @@ def _sort(node: Node, x: Tensor) -> Result:
         descending=node.boolean("descending", False),
         stable=node.boolean("stable", False),
     )
-    return values, indices.to(torch.int32)
+    return values, indices.to(DTYPES[node.integer("y2_dtype", 3)])
 
 
 def _split(node: Node, x: Tensor, sizes: Tensor, dim: Tensor) -> Result:
@@ -156,7 +159,7 @@ def _split(node: Node, x: Tensor, sizes: Tensor, dim: Tensor) -> Result:
 
 
 def _strided_slice(
-    node: Node, x: Tensor, begin: Tensor, end: Tensor, axes: Tensor | None, strides: Tensor | None
+    node: Node, x: Tensor, begin: Tensor, end: Tensor, axes: Tensor | None = None, strides: Tensor | None = None
 ) -> Tensor:
     masks = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
     if any(node.integer(mask, 0) for mask in masks):

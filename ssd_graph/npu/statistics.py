@@ -110,8 +110,8 @@ class Lowering:
 
     @property
     def runs(self) -> bool:
-        """Whether it lowers and the tables have a kernel for each node."""
-        return self.lowers and not self.found("refused")
+        """Whether it lowers, and the tables have a kernel for each node that takes its values as they are."""
+        return self.lowers and not self.found("refused") and not self.found("lossy")
 
     def dump(self, path: Path) -> None:
         """Write the GE graphs as text.
@@ -178,17 +178,17 @@ class Lowering:
         yield "kernels", ", ".join(f"{self.found(v).total()} {v.replace('_', ' ')}" for v in VERDICTS)
         for verdict, meaning in VERDICTS.items():
             found = self.found(verdict)
-            if found and (every or verdict in ("refused", "ai_cpu", "experimental")):
+            if found and (every or verdict in ("refused", "lossy", "ai_cpu", "experimental")):
                 yield "", f"{verdict.replace('_', ' ')}: {meaning}"
                 yield from ((f"{num:6,}", f"{f.kind}: {f.what} at {f.source}") for f, num in found.most_common())
-        if self.bound:
-            lines = self._conversions()
+        if lines := self._conversions():
             moved = sum(line["bytes"] for line in lines)
             yield "conversions", f"{sum(line['count'] for line in lines)} of memory format, {_megabytes(moved)}"
             shown = lines if every else []
             yield from ((f"{line['count']:6,}", f"{_megabytes(line['bytes'])} at {line['source']}") for line in shown)
+        if self.bound:
             total, matrices = (1e3 * s for s in (self.bound.total_seconds, self.bound.seconds_of_matrices))
-            text = f"{total:.1f} ms: {_megabytes(self.bound.total_bytes)} moved, {matrices:.1f} ms of convolutions"
+            text = f"{total:.1f} ms: {_megabytes(self.bound.total_bytes)} moved, {matrices:.1f} ms of multiplications"
             yield "bound", f"{text}; computed, not measured"
 
     def _conversions(self) -> list[dict[str, Any]]:

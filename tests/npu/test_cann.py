@@ -109,14 +109,82 @@ def test_a_kind_that_is_not_published_is_taken_from_the_tables(toolkit):
     assert found == {"refused": "attribute width is missing", "casts": "x float16 to float32, y float16 to float32"}
 
 
-def test_a_folder_without_tables_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["", "a" * 300])
+def test_a_folder_without_tables_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="give the folder of a CANN toolkit"):
-        installed_facts(tmp_path, "a2")
+        installed_facts(tmp_path / name, "a2")
 
 
-def test_another_soc_is_refused_with_those_that_are_there(toolkit):
-    with pytest.raises(InputError, match="has tables for ascend910b, and none for --soc 950"):
-        installed_facts(toolkit, "950")
+@pytest.mark.parametrize("card", ["950", "a3"])
+def test_another_card_is_refused_with_those_that_are_there(toolkit, card):
+    with pytest.raises(InputError, match=f"has tables for ascend910b, and none for --soc {card}"):
+        installed_facts(toolkit, card)
+
+
+def written(toolkit, kinds, folder=TABLES, name="aic-ascend910b-ops-info-zz.json"):
+    """The toolkit with one more table."""
+    path = toolkit / "latest" / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kinds))
+    return toolkit
+
+
+def columns(facts, kind):
+    return facts[kind].a2.dtypes
+
+
+def test_a3_has_kernels_of_its_own(toolkit):
+    written(toolkit, {"Relu": table({"x": "float"}, {"y": "float"})}, TABLES.replace("910b", "910_93"))
+    assert columns(installed_facts(toolkit, "a3"), "Relu") == (("float32", "float32"),)
+    assert len(columns(installed_facts(toolkit, "a2"), "Relu")) == 3
+
+
+def test_a_vendors_kernels_come_first(toolkit):
+    folder = "opp/vendors/customize/op_impl/ai_core/tbe/config/ascend910b"
+    facts = installed_facts(written(toolkit, {"Relu": table({"x": "int8"}, {"y": "int8"})}, folder), "a2")
+    assert columns(facts, "Relu") == (("int8", "int8"),)
+
+
+def test_what_a_kind_is_replaced_by_is_held_to_its_own_table(toolkit):
+    facts = installed_facts(written(toolkit, {"StridedSliceD": table({"x": "int8"}, {"y": "int8"})}), "a2")
+    assert columns(facts, "StridedSliceV2") == (("int8", None, None, None, None, "int8"),)
+
+
+def test_a_kind_whose_replacement_is_not_there_runs_by_itself(toolkit):
+    inputs = {"x": "float", "concat_dim": "int32"}
+    facts = installed_facts(written(toolkit, {"ConcatV2": table(inputs, {"y": "float"})}), "a2")
+    assert facts["ConcatV2"].a2.engine == "AI Core"
+    assert columns(facts, "ConcatV2") == (("float32", "int32", "float32"),)
+
+
+def test_parameters_are_matched_by_name_and_new_ones_do_no_harm(toolkit):
+    swapped = table({"x2": "int8,bool", "x1": "float,int32", "mask": "bool,bool"}, {"y": "float,int32"})
+    unnamed = {"input0": {"dtype": "int8"}, "output0": {"dtype": "int8"}}
+    facts = installed_facts(written(toolkit, {"Add": swapped, "Relu": unnamed}), "a2")
+    assert columns(facts, "Add") == (("float32", "int8", "float32"), ("int32", "bool", "int32"))
+    assert columns(facts, "Relu") == (("int8", "int8"),)
+
+
+def test_columns_of_several_lengths_are_refused(toolkit):
+    with pytest.raises(InputError, match="the table of Relu has columns of several lengths"):
+        installed_facts(written(toolkit, {"Relu": table({"x": "int8,float"}, {"y": "int8"})}), "a2")
+
+
+def test_the_ai_cpus_dynamic_inputs_and_those_of_any_type(toolkit):
+    entry = {
+        "dynamic_input0": {"name": "x", "type": "DT_FLOAT"},
+        "input1": {"name": "concat_dim"},
+        "opInfo": {"engine": "DNN_VM_AICPU"},
+    }
+    facts = installed_facts(written(toolkit, {"ConcatV2": entry}, HOST.rpartition("/")[0], "my_kernel.json"), "a2")
+    assert facts["ConcatV2"].a2.cpu.inputs == (("float32",), ())
+
+
+def test_other_files_and_other_operators_may_look_as_they_like(toolkit):
+    strange = {"Foo": {"input0": {"index": 0}}, "Bar": {"op": {"files": ["a"]}}}
+    written(written(toolkit, strange), {"version": "9.1"}, TABLES, "version.json")
+    written(toolkit, [1], HOST.rpartition("/")[0], "version.json")
+    assert findings(installed_facts(toolkit, "a2"))
 
 
 def test_a_folder_with_no_table_in_it_is_refused(tmp_path):
@@ -149,9 +217,14 @@ def test_the_command_says_what_this_toolkit_would_do(toolkit, tmp_path):
     flags = ("--graph", "predict", "--preset", "ssd300-nano", "--batch-size", 1, "--cann", toolkit, "--json", "a.json")
     code, out, error = command_here(script, *flags, cwd=tmp_path)
     assert code == 1, error
-    assert "no kernel takes it: the graph would not compile" in out
-    refused = json.loads((tmp_path / "a.json").read_text())["kernels"]["refused"]
+    assert "refused: the graph would not compile" in out
+    assert f"kernel tables   {toolkit / 'latest' / TABLES}\n" in out
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["tables"] == str(toolkit / "latest" / TABLES)
+    refused = written["kernels"]["refused"]
     assert {finding["kind"] for finding in refused} >= {"Conv2D", "BNInfer"}
     assert all(".py:" in finding["source"] for finding in refused if finding["kind"] == "Conv2D")
     code, _, error = command_here(script, *flags, "--soc", "950", cwd=tmp_path)
     assert (code, len(error.splitlines())) == (2, 1)
+    code, _, error = command_here(script, *flags, "--out", "/proc/no/graph.txt", cwd=tmp_path)
+    assert (code, error.count("cannot write into /proc/no")) == (2, 1)

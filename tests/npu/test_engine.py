@@ -29,6 +29,14 @@ def network(levels, weight):
 ARGUMENTS = (torch.zeros(2, 16, 8, 8, dtype=torch.uint8), torch.zeros(32, 16, 3, 3, dtype=torch.float16))
 
 
+def indexed(x, index):
+    """A concatenation of slices, the elements that an index names, and maxima."""
+    return torch.cat([x.half().float()[:, 1:3], x[:, :2]], 1).gather(1, index), x.max(1).values
+
+
+INDEXED = (indexed, (torch.zeros(4, 6), torch.zeros(4, 3, dtype=torch.int64)))
+
+
 @cache
 def captured(function=network, arguments=ARGUMENTS):
     ((graph,), breaks) = capture(function, arguments, SOCS, runner=lambda graph, inputs: graph.module(*inputs))
@@ -49,8 +57,8 @@ def typed(soc, *how):
     return TypedGraph(definition(soc, *how), soc, shipped_facts(), {})
 
 
-def verdicts(soc, plant=lambda graph: None):
-    return Counter({(f.verdict, f.kind): n for f, n in check(typed(soc, plant)).items()})
+def verdicts(soc, *how):
+    return Counter({(f.verdict, f.kind): n for f, n in check(typed(soc, *how)).items()})
 
 
 def first(graph, kind):
@@ -95,6 +103,38 @@ def cast_to(number, reader):
     return plant
 
 
+def numbers(kind, name, values, field="i"):
+    def plant(graph):
+        attribute = first(graph, kind).attr[name].list
+        attribute.ClearField("i")
+        getattr(attribute, field).extend(values)
+
+    return plant
+
+
+def value(kind, name, field, value):
+    return lambda graph: setattr(first(graph, kind).attr[name], field, value)
+
+
+def source(kind, position, name):
+    """Another input; an empty name is none."""
+    return lambda graph: first(graph, kind).input.__setitem__(position, name)
+
+
+def without_inputs(kind):
+    return lambda graph: first(graph, kind).ClearField("input")
+
+
+def computed(kind, position):
+    """An index that is known only when the graph runs."""
+
+    def plant(graph):
+        given = [node for node in graph.op if node.type == "Data"][1]
+        first(graph, kind).input[position] = f"{given.name}:0"
+
+    return plant
+
+
 def sort_of_one(graph):
     node = first(graph, "Sort")
     for description in node.output_desc:
@@ -119,6 +159,34 @@ FAULTS = {
     "an experimental operator": (renamed("Sub", "Sxpy"), "experimental", "Sxpy"),
     "a sort of one number": (sort_of_one, "ai_cpu", "Sort"),
     "a pooling in bfloat16": (cast_to(27, "MaxPoolWithArgmaxV1"), "casts", "MaxPoolWithArgmaxV1"),
+    "strides of floats": (numbers("Conv2D", "strides", [1.0] * 4, "f"), "refused", "Conv2D"),
+    "two strides": (numbers("Conv2D", "strides", [1, 1]), "refused", "Conv2D"),
+    "no strides": (numbers("Conv2D", "strides", []), "refused", "Conv2D"),
+    "a stride of 0": (numbers("Conv2D", "strides", [1, 1, 0, 1]), "refused", "Conv2D"),
+    "groups that do not divide": (value("Conv2D", "groups", "i", 5), "refused", "Conv2D"),
+    "an unknown layout": (value("Conv2D", "data_format", "s", b"NCWH"), "refused", "Conv2D"),
+    "another layout": (value("Conv2D", "data_format", "s", b"NHWC"), "refused", "Conv2D"),
+    "an axis that is not there": (value("Sort", "axis", "i", 9), "refused", "Sort"),
+    "a type that is not there": (value("Cast", "dst_type", "i", 99), "refused", "Cast"),
+    "indices of floats": (value("Sort", "y2_dtype", "i", 0), "undeclared", "Sort"),
+    "a constant without value": (lambda graph: first(graph, "Const").attr.pop("value"), "refused", "Const"),
+    "no inputs": (without_inputs("Sort"), "refused", "Sort"),
+    "an input from nowhere": (source("Relu", 0, "Nowhere:0"), "refused", "Relu"),
+    "an output that nobody makes": (source("Relu", 0, "arg0_1:7"), "refused", "Relu"),
+    "an output too many": (lambda graph: first(graph, "Relu").output_desc.add(), "refused", "Relu"),
+    "an output too few": (lambda graph: first(graph, "Sort").output_desc.pop(), "refused", "Sort"),
+    "a result that is missing": (source("NetOutput", 0, ""), "refused", "NetOutput"),
+    "no results": (lambda graph: graph.op.remove(first(graph, "NetOutput")), "refused", "NetOutput"),
+    "an integer less a float": (cast_to(3, "Sub"), "lossy", "Sub"),
+}
+INDEX_FAULTS = {
+    "tensors of two types": (cast_to(3, "ConcatV2"), "refused", "ConcatV2"),
+    "another number of tensors": (value("ConcatV2", "N", "i", 3), "refused", "ConcatV2"),
+    "no tensors": (without_inputs("ConcatV2"), "refused", "ConcatV2"),
+    "no axis": (source("ConcatV2", -1, ""), "refused", "ConcatV2"),
+    "an axis of run time": (computed("ConcatV2", -1), "ai_cpu", "ConcatV2"),
+    "a slice of run time": (computed("StridedSliceV2", 1), "ai_cpu", "StridedSliceV2"),
+    "a missing index": (source("GatherElements", 1, ""), "refused", "GatherElements"),
 }
 
 
@@ -127,6 +195,26 @@ def test_a_planted_fault_is_found(name):
     plant, verdict, kind = FAULTS[name]
     assert (verdict, kind) not in verdicts("a2")
     assert verdicts("a2", plant)[verdict, kind]
+
+
+@pytest.mark.parametrize("name", INDEX_FAULTS)
+def test_a_planted_fault_of_indices_is_found(name):
+    plant, verdict, kind = INDEX_FAULTS[name]
+    assert (verdict, kind) not in verdicts("a2", lambda graph: None, *INDEXED)
+    assert verdicts("a2", plant, *INDEXED)[verdict, kind]
+
+
+def test_what_only_a_control_edge_needs_is_checked_and_checking_changes_nothing():
+    def plant(graph):
+        node = graph.op.add(name="planted", type="Swish9")
+        node.input.append(f"{first(graph, 'Data').name}:0")
+        first(graph, "NetOutput").input.append("planted:-1")
+
+    assert verdicts("a2", plant)["refused", "Swish9"]
+    graph = typed("a2", lambda graph: first(graph, "GatherElements").attr.pop("dim"), *INDEXED)
+    before = [node.SerializeToString(deterministic=True) for node in graph.nodes]
+    assert check(graph) == check(graph)
+    assert [node.SerializeToString(deterministic=True) for node in graph.nodes] == before
 
 
 def test_atlas_a2s_pooling_is_refused_on_950():
@@ -213,3 +301,5 @@ def test_the_bound_is_the_sum_of_the_longer_of_bytes_and_multiplications():
     convolution = max((x + weight + y) / BANDWIDTH, found.flops / MATRIX_FLOPS)
     assert found.total_seconds == pytest.approx(convolution + (2 * y + 2 * (x + weight + y)) / BANDWIDTH)
     assert bound(typed("950"), propagate(typed("950"))) is None
+    in_float32 = typed("a2", lambda graph: None, convolve, tuple(x.float() for x in arguments))
+    assert bound(in_float32, propagate(in_float32)) is None

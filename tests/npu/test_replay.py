@@ -281,6 +281,12 @@ def dilate(graph):
     set_elements("Conv2D", "pads", [2, 2, 2, 2], 1)(graph)
 
 
+def wider_window(graph):
+    """Of the gradient alone."""
+    window = next(o for o in graph.op if o.type.startswith("MaxPoolGradWithArgmax")).attr["ksize"].list.i
+    window[-2 if len(window) == 4 else 0] += 1
+
+
 PLANTS = {
     "dilation": dilate,
     "shifted padding": set_elements("Conv2D", "pads", [2, 0, 1, 1], 1),
@@ -292,13 +298,14 @@ PLANTS = {
     "axis of a sum": set_constant("ReduceSum", 1, 2),
     "upper bound": set_constant("ClipByValueV2", 2, 128.0),
     "axis of the softmax": set_elements("LogSoftmaxGrad", "axis", [2]),
+    "window of a pooling's gradient": wider_window,
     "ascending order": set_attribute("Sort", "descending", "b", False),
 }
 
 
 @pytest.mark.parametrize("soc", SOCS)
 @pytest.mark.parametrize("name", PLANTS)
-def test_a_wrong_attribute_is_found(name, soc):
+def test_a_planted_mistake_is_found(name, soc):
     nano = case("ssd300-nano", "off")
     graph = planted(nano, soc, PLANTS[name])
     try:

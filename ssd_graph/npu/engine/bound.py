@@ -16,7 +16,8 @@ BANDWIDTH = 1.6e12
 MATRIX_FLOPS = 24 * 1.85e9 * 16**3 * 2
 """Floating-point operations a second in 16 bits: cores, clock and matrix unit of CANN 8.1's Ascend910B1.ini."""
 
-CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+CONVOLUTIONS = {"Conv2D": 1, "Conv2DBackpropInput": 1, "Conv2DBackpropFilter": 2}
+"""Kinds, and the input whose type the multiplications have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def bound(graph: TypedGraph, formats: Formats) -> Bound | None:
     nothing, as do collectives.
     """
     convolutions = [node for node in graph.tasks() if node.type in CONVOLUTIONS]
-    if graph.soc != "a2" or any(graph.input_types(node)[-1] == "float32" for node in convolutions):
+    if graph.soc != "a2" or any(graph.input_types(node)[CONVOLUTIONS[node.type]] == "float32" for node in convolutions):
         return None
     seconds, moved, flops = defaultdict[str, float](float), Counter[str](), 0
     for node in graph.tasks():

@@ -5,40 +5,31 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
-from ssd_graph.npu.engine.facts import Kernel, Operator, Parameter
-from ssd_graph.npu.engine.graph import TypedGraph, data_inputs
+from ssd_graph.npu.engine.declaration import by_declaration, faults, undeclared
+from ssd_graph.npu.engine.facts import Kernel, Operator
+from ssd_graph.npu.engine.graph import TypedGraph, data_inputs, itemsize
+from ssd_graph.npu.node import Node
 
-T = TypeVar("T")
-
-Verdict = Literal["refused", "ai_cpu", "experimental", "undeclared", "casts", "rewritten"]
+Verdict = Literal["refused", "lossy", "ai_cpu", "experimental", "undeclared", "casts", "rewritten"]
 
 VERDICTS: Mapping[Verdict, str] = {
-    "refused": "no kernel takes it: the graph would not compile",
+    "refused": "the graph would not compile, or the tables do not know the operator",
+    "lossy": "the engine inserts conversions of type that lose values",
     "ai_cpu": "runs on the NPU's host processor, slowly",
     "experimental": "declared experimental or deprecated",
     "undeclared": "an attribute or type that the declaration does not have, or not in CANN 8.1",
-    "casts": "the engine inserts conversions of type",
+    "casts": "the engine inserts conversions of type that keep values",
     "rewritten": "the engine puts another operator in its place, or none",
 }
 """What each means."""
 
-_FIELDS = {
-    "Int": "i",
-    "Float": "f",
-    "Bool": "b",
-    "String": "s",
-    "Tensor": "t",
-    "Type": "i",
-    "ListInt": "list",
-    "ListFloat": "list",
-}
-"""Where the protobuf keeps an attribute, by its declared type."""
-
-_TORCHAIRS_OWN = ("input_layout_info", "output_layout_info")
 _RAISED = ("float16", "bfloat16")
 """Types that the engine raises to float32 where a kernel has no column for them."""
+
+_WIDER = ("bool", "int", "float")
+"""What a type's name holds: each keeps the values of those before it; complex numbers have another name."""
 
 
 class Finding(NamedTuple):
@@ -54,6 +45,8 @@ class Finding(NamedTuple):
 def check(graph: TypedGraph) -> Counter[Finding]:
     """How often each thing would happen."""
     found = Counter[Finding]()
+    if not any(node.type == "NetOutput" for node in graph.nodes):
+        found[Finding("refused", "NetOutput", "the graph has none", "inputs and outputs")] = 1
     for node in graph.nodes:
         if node.name in graph.live:
             source = graph.source(node)
@@ -67,64 +60,47 @@ def _verdicts(node: Any, graph: TypedGraph) -> Iterator[tuple[Verdict, str]]:
     if operator is None:
         yield "refused", "not in the table"
         return
-    given = graph.input_types(node)
-    yield from _attribute_verdicts(node, operator)
-    if node.type != "Data":  # which the engine feeds
-        yield from _input_verdicts(given, operator)
+    for fault in faults(node, graph, operator):
+        yield "refused", fault
+    for what in undeclared(node, graph, operator):
+        yield "undeclared", what
     if operator.experimental or operator.deprecated:
         yield "experimental", "experimental" if operator.experimental else "deprecated"
     kernel = operator.kernel(graph.soc)
-    if kernel.engine.startswith("removed"):
-        yield "rewritten", kernel.engine + (f" to {kernel.kernel}" if kernel.kernel else "")
+    given = [(types or [None])[0] for types in by_declaration(graph.input_types(node), operator.inputs)]
+    unknown = _unknown_indices(node, graph, operator) if kernel.engine.startswith("removed by ConstToAttr") else []
+    if unknown:
+        yield _without_kernel(f"{', '.join(unknown)} not constant", given, kernel)
+    elif kernel.engine.startswith("removed"):
+        yield "rewritten", f"{kernel.engine.removeprefix('removed by ')} replaces it by {kernel.kernel or 'another'}"
     if kernel.engine == "none":
         yield _without_kernel("no kernel on this SoC", given, kernel)
     elif graph.is_no_cast(node):
         yield "rewritten", "a Cast of a type to itself is removed"
     elif kernel.dtypes and node.name not in graph.constant:
-        yield from _kernel_verdicts(node, graph, operator, kernel)
+        yield from _kernel_verdicts(node, graph, operator, given)
 
 
-def _attribute_verdicts(node: Any, operator: Operator) -> Iterator[tuple[Verdict, str]]:
-    for name, (kind, default) in operator.attributes.items():
-        if name not in node.attr:
-            if default == "required":
-                yield "refused", f"attribute {name} is missing"
-        elif kind in _FIELDS and node.attr[name].WhichOneof("value") != _FIELDS[kind]:
-            yield "refused", f"attribute {name} is no {kind}"
-    if not operator.attributes and not operator.inputs:
-        return
-    for name in node.attr:
-        if name.startswith("_") or name in _TORCHAIRS_OWN:
-            continue
-        if name not in operator.attributes:
-            yield "undeclared", f"attribute {name}"
-        elif operator.attributes_of_81 is not None and name not in operator.attributes_of_81:
-            yield "undeclared", f"attribute {name} in CANN 8.1"
+def _unknown_indices(node: Any, graph: TypedGraph, operator: Operator) -> list[str]:
+    """Indices, axes and the like that the engine cannot compute while it compiles."""
+    inputs = zip(operator.inputs, by_declaration(data_inputs(node), operator.inputs), strict=True)
+    return [
+        parameter.name
+        for parameter, own in inputs
+        if parameter.types == "index" and any(s and s.rpartition(":")[0] not in graph.constant for s in own)
+    ]
 
 
-def _input_verdicts(given: Sequence[str | None], operator: Operator) -> Iterator[tuple[Verdict, str]]:
-    declared = operator.inputs
-    if not declared or any(parameter.need == "dynamic" for parameter in declared):
-        return
-    if len(given) > len(declared):
-        yield "refused", f"{len(given)} inputs instead of {len(declared)}"
-    padded = [*given, *[None] * (len(declared) - len(given))]
-    for parameter, actual in zip(declared, padded, strict=False):
-        if actual is None and parameter.need == "required":
-            yield "refused", f"input {parameter.name} is missing"
-        if actual is not None and isinstance(parameter.types, tuple) and actual not in parameter.types:
-            enforced = parameter.name in operator.enforced
-            yield "refused" if enforced else "undeclared", f"{parameter.name} {actual}"
-
-
-def _kernel_verdicts(node: Any, graph: TypedGraph, operator: Operator, kernel: Kernel) -> Iterator[tuple[Verdict, str]]:
+def _kernel_verdicts(
+    node: Any, graph: TypedGraph, operator: Operator, given: Sequence[str | None]
+) -> Iterator[tuple[Verdict, str]]:
     """A kernel takes a node if each input and output has a type of its list, or one that can be raised to float32."""
-    names, outputs = [p.name for p in operator.inputs], [p.name for p in operator.outputs]
-    order = [names.index(name) for name in kernel.order or names]
-    given = _by_declaration(graph.input_types(node), operator.inputs)
-    constant = _by_declaration([_is_constant(source, graph) for source in data_inputs(node)], operator.inputs)
-    names = [*(names[i] for i in order), *outputs]
-    types = [*(given[i] for i in order), *_by_declaration(graph.types[node.name], operator.outputs)]
+    kernel, inputs, outputs = operator.kernel(graph.soc), [p.name for p in operator.inputs], operator.outputs
+    order = [inputs.index(name) for name in kernel.order or inputs]
+    sources = [(own or [""])[0] for own in by_declaration(data_inputs(node), operator.inputs)]
+    names = [*(inputs[i] for i in order), *(p.name for p in outputs)]
+    results = [(types or [None])[0] for types in by_declaration(graph.types[node.name], outputs)]
+    types = [*(given[i] for i in order), *results]
     columns = kernel.dtypes
     unfit = [
         f"{n} {t}" for i, (n, t) in enumerate(zip(names, types, strict=True)) if not _fits(t, {c[i] for c in columns})
@@ -133,11 +109,24 @@ def _kernel_verdicts(node: Any, graph: TypedGraph, operator: Operator, kernel: K
     if reason:
         yield _without_kernel(reason, types[: len(order)], kernel)
         return
-    column = _column(types, columns, [*(int(bool(constant[i])) for i in order), *(2 for _ in outputs)])
-    casts = [f"{n} {a} to {b}" for n, a, b in zip(names, types, column, strict=True) if a and b and a != b]
-    # Of a pooling's two columns for 16 bits and 32 the engine may take either for its indices.
-    if casts and not (node.type == "MaxPoolWithArgmaxV1" and all(cast.startswith("argmax") for cast in casts)):
-        yield "casts", ", ".join(casts)
+    column = _column(types, columns, [*(int(_is_constant(sources[i], graph)) for i in order), *(2 for _ in outputs)])
+    if node.type == "MaxPoolWithArgmaxV1":  # of its two columns for 16 bits and 32 the engine may take either
+        column = [types[i] if name == "argmax" else column[i] for i, name in enumerate(names)]
+    known = [*(sources[i].rpartition(":")[0] in graph.constant for i in order), *(False for _ in outputs)]
+    casts: dict[bool, list[str]] = {True: [], False: []}
+    for name, a, b, constant in zip(names, types, column, known, strict=True):
+        if a and b and a != b:
+            casts[_loses(a, b, constant)].append(f"{name} {a} to {b}")
+    if casts[True]:
+        yield "lossy", ", ".join(casts[True])
+    if casts[False]:
+        yield "casts", ", ".join(casts[False])
+
+
+def _loses(given: str, taken: str, constant: bool) -> bool:
+    """Whether a Cast may turn numbers into others; a constant may be written with other bits of the same kind."""
+    before, after = (next((i for i, k in enumerate(_WIDER) if k in name), len(_WIDER)) for name in (given, taken))
+    return before > after or (before == after and not constant and itemsize(given) >= itemsize(taken))
 
 
 def _without_kernel(reason: str, inputs: Sequence[str | None], kernel: Kernel) -> tuple[Verdict, str]:
@@ -149,18 +138,7 @@ def _without_kernel(reason: str, inputs: Sequence[str | None], kernel: Kernel) -
 
 
 def _is_constant(source: str, graph: TypedGraph) -> bool:
-    return bool(source) and graph.producer(source).type == "Const"
-
-
-def _by_declaration(given: Sequence[T], declared: Sequence[Parameter]) -> list[T | None]:
-    """One value for each declared parameter: a dynamic one takes what the others leave over."""
-    result: list[T | None] = []
-    at = 0
-    for parameter in declared:
-        count = 1 + len(given) - len(declared) if parameter.need == "dynamic" else 1
-        result.append(given[at] if at < len(given) and count else None)
-        at += count
-    return result
+    return graph.has(source) and graph.producer(source).type == "Const"
 
 
 def _fits(actual: str | None, listed: set[str | None]) -> bool:
@@ -188,14 +166,14 @@ def _column(
 
 def _own_refusal(node: Any, graph: TypedGraph, kernel: Kernel) -> str | None:
     """What a kernel of Atlas A2 asks beyond types, or None."""
-    if graph.soc != "a2":
+    kind, first = node.type, next(iter(graph.input_types(node)), None)
+    if graph.soc != "a2" or first is None:
         return None
-    kind, (first, *_) = node.type, [*graph.input_types(node), None]
     if kind == "FloorMod" and first == "float32":
         return "float32 in the mode high_precision, which torchair sets"
     if kind == "Cast":
         result = graph.types[node.name][0]
-        if result not in kernel.pairs.get("int8" if first == "bool" else str(first), ()):
+        if result not in kernel.pairs.get("int8" if first == "bool" else first, ()):
             return f"{first} to {result} is no pair of the kernel"
     if kind == "Sort" and (graph.shape_of(f"{node.name}:0") or [0])[-1] == 1:
         return "a sorted axis of length 1"
@@ -206,10 +184,11 @@ def _own_refusal(node: Any, graph: TypedGraph, kernel: Kernel) -> str | None:
 
 def _gather_refusal(node: Any, graph: TypedGraph) -> str | None:
     """The kernel takes small tensors, few indices, or the last axis."""
-    x, indices = (graph.shape_of(source) for source in data_inputs(node)[:2])
-    if x is None or indices is None or node.attr["dim"].i in (-1, len(x) - 1):
+    sources = [*data_inputs(node), "", ""]
+    x, indices = (graph.shape_of(source) for source in sources[:2])
+    if x is None or indices is None or Node(node, graph.soc).integer("dim", 0) in (-1, len(x) - 1):
         return None
-    num_bytes, count = graph.bytes_of(data_inputs(node)[0]), math.prod(indices)
+    num_bytes, count = graph.bytes_of(sources[0]), math.prod(indices)
     if num_bytes >= 3000 * 1024 and count >= 2048:
         return f"{count} indices into {num_bytes} bytes"
     return None

@@ -25,6 +25,20 @@ class Parameter(msgspec.Struct, array_like=True, frozen=True):
     """A rule instead of types is the declaration's own name for them, e.g. `promote T1 T2`."""
 
 
+class Attribute(msgspec.Struct, array_like=True, frozen=True):
+    """An attribute as declared."""
+
+    kind: str
+    default: str
+    """`required` is none."""
+    choices: tuple[str, ...] = ()
+    """Of a String; empty takes all."""
+    length: int | None = None
+    """Of a list."""
+    least: int | None = None
+    """Of an Int, and of each number of a list."""
+
+
 class HostKernel(msgspec.Struct, frozen=True):
     """A kernel on the AI CPU, the NPU's slow host processor."""
 
@@ -55,8 +69,7 @@ class Operator(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: tuple[Parameter, ...]
     outputs: tuple[Parameter, ...]
-    attributes: Mapping[str, tuple[str, str]]
-    """Type and default; the default `required` is none."""
+    attributes: Mapping[str, Attribute]
     attributes_of_81: tuple[str, ...] | None = msgspec.field(default=None, name="attributes_8.1")
     """Those that CANN 8.1 knows, where newer ones know more."""
     enforced: tuple[str, ...] = ()

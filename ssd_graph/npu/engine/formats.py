@@ -31,8 +31,6 @@ class Conversion(NamedTuple):
     """To this one."""
     num_bytes: int
     """Read and written."""
-    is_vector: bool
-    """One number a channel: few bytes, but a task all the same unless the engine sees that nothing moves."""
     source: str
     """`folder/file.py:line` of the reader."""
 
@@ -68,7 +66,7 @@ def propagate(graph: TypedGraph) -> Formats:
                 shape = graph.shape_of(source) or []
                 size = itemsize(graph.type_of(source))
                 moved = padded_bytes(shape, size, old) + padded_bytes(shape, size, new)
-                formats.conversions[source, new] = Conversion(source, new, moved, len(shape) < 4, graph.source(node))
+                formats.conversions[source, new] = Conversion(source, new, moved, graph.source(node))
         formats.read[node.name] = wanted
         formats.of |= {f"{node.name}:{i}": f for i, f in enumerate(written)}
     return formats

@@ -13,9 +13,12 @@ from ssd_graph.npu.capture import Soc
 from ssd_graph.npu.engine.facts import Facts, Kernel, Operator
 from ssd_graph.npu.node import DESCRIBED_DTYPES, DTYPES
 
-_PROMOTION = ("bool", "uint8", "int8", "int16", "int32", "int64", "bfloat16", "float16", "float32", "float64")
-_SAME_KIND = {"Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "FloorMod", "Axpy", "AxpyV2", "Sxpy"}
-_COMPARISONS = {"Equal", "Greater", "Less", "LogicalAnd", "LogicalNot"}
+_PROMOTION = (
+    *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+    *("bfloat16", "float16", "float32", "float64"),
+)
+_SAME_KIND = {"Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "FloorMod", "AxpyV2", "Sxpy"}
+_COMPARISONS = {"Equal", "Greater", "Less", "LogicalNot"}
 
 
 class TypedGraph:
@@ -39,33 +42,39 @@ class TypedGraph:
         self.constant = self._constant()
 
     def input_types(self, node: Any) -> list[str | None]:
-        """None for an optional input that is not there."""
-        return [self.type_of(source) if source else None for source in data_inputs(node)]
+        """None for an input that is not there."""
+        return [self.type_of(source) for source in data_inputs(node)]
 
     def type_of(self, source: str) -> str | None:
-        """Of a result, `name:index`."""
-        name, _, index = source.rpartition(":")
-        types = self.types.get(name, [])
-        return types[int(index)] if int(index) < len(types) else None
+        """Of a result, `name:index`; None if there is no such result."""
+        types, index = self.types.get(_node_of(source), ()), _index_of(source)
+        return types[index] if 0 <= index < len(types) else None
+
+    def has(self, source: str) -> bool:
+        """Whether `name:index` is a result of this graph."""
+        node = self.producer(source)
+        return node is not None and 0 <= _index_of(source) < len(node.output_desc)
 
     def shape_of(self, source: str) -> list[int] | None:
-        """Of a result, as torchair describes it."""
-        name, _, index = source.rpartition(":")
-        node = self.by_name[name]
+        """Of a result, as torchair describes it; None if it does not, or if there is no such result."""
+        if not self.has(source):
+            return None
+        node = self.producer(source)
         if node.type == "Const":
             return list(node.attr["value"].t.desc.shape.dim)
         if node.type == "Conv2DBackpropFilter":  # torchair describes what a view makes of it; input 1 is Shape(weight)
             return self.shape_of(self.producer(node.input[1]).input[0])
-        found = re.search(r"Size\(\[([^]]*)\]", node.output_desc[int(index)].attr["_meta"].s.decode())
+        found = re.search(r"Size\(\[([^]]*)\]", node.output_desc[_index_of(source)].attr["_meta"].s.decode())
         return None if found is None else [int(n) for n in found.group(1).split(",") if n.strip()]
 
     def bytes_of(self, source: str) -> int:
         """Of a result, without padding."""
-        return math.prod(self.shape_of(source) or [0]) * itemsize(self.type_of(source))
+        shape = self.shape_of(source)
+        return 0 if shape is None else math.prod(shape) * itemsize(self.type_of(source))
 
     def producer(self, source: str) -> Any:
-        """The node that makes a result."""
-        return self.by_name.get(source.rpartition(":")[0])
+        """The node that makes a result, or None."""
+        return self.by_name.get(_node_of(source))
 
     def source(self, node: Any) -> str:
         """The line of Python that asked for a node."""
@@ -92,21 +101,21 @@ class TypedGraph:
         return node.type == "Cast" and self.input_types(node) == self.types[node.name]
 
     def _live(self) -> set[str]:
-        """Nodes that an output depends on; the engine prunes the others (PrunePass)."""
+        """Nodes that an output depends on or waits for; the engine prunes the others (PrunePass), if it has outputs."""
         found: set[str] = set()
-        todo = [node.name for node in self.nodes if node.type == "NetOutput"]
+        todo = [node.name for node in self.nodes if node.type == "NetOutput"] or list(self.by_name)
         while todo:
             name = todo.pop()
             if name in self.by_name and name not in found:
                 found.add(name)
-                todo += [source.rpartition(":")[0] for source in data_inputs(self.by_name[name])]
+                todo += map(_node_of, self.by_name[name].input)
         return found
 
     def _constant(self) -> set[str]:
         """Nodes that depend on constants only, which the engine computes while it compiles (ConstantFoldingPass)."""
         found: set[str] = set()
         for node in self.nodes:
-            sources = [source.rpartition(":")[0] for source in data_inputs(node) if source]
+            sources = [_node_of(source) for source in data_inputs(node) if source]
             folds = bool(sources) and node.type != "NetOutput" and self.types[node.name] != ["bfloat16"]  # FillKernel
             # All shapes are static.
             if node.type in ("Const", "Shape") or (folds and found.issuperset(sources)):
@@ -114,14 +123,20 @@ class TypedGraph:
         return found
 
 
+def _node_of(source: str) -> str:
+    """The name in `name:index`."""
+    return source.rpartition(":")[0]
+
+
+def _index_of(source: str) -> int:
+    """The index in `name:index`, or -1."""
+    index = source.rpartition(":")[2]
+    return int(index) if index.isdecimal() else -1
+
+
 def itemsize(name: str | None) -> int:
     """Bytes of an element."""
     return getattr(torch, name or "float32").itemsize
-
-
-def type_name(dtype: torch.dtype) -> str:
-    """As the facts call it."""
-    return str(dtype).removeprefix("torch.")
 
 
 def data_inputs(node: Any) -> list[str]:
@@ -132,8 +147,9 @@ def data_inputs(node: Any) -> list[str]:
 def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -> list[str | None]:
     """Types of a node's results, after GE's InferDataType where it is public and its declaration elsewhere."""
     kind, count = node.type, len(node.output_desc)
+    inputs = [*inputs, *[None] * 5]  # a node may lack some
     if kind == "Const":
-        return [_described(node.attr["value"].t.desc)]
+        return [_described(node.attr["value"].t.desc) if "value" in node.attr else None]
     if kind == "Data":
         return [_described(node.output_desc[0])]
     if kind == "Cast":
@@ -149,7 +165,7 @@ def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -
     if kind == "Shape":
         return [_attribute_type(node, "dtype", 3)]
     if kind == "Range":
-        return [inputs[0] if len(set(inputs)) == 1 else "float32"]
+        return [inputs[0] if len(set(inputs[:3])) == 1 else "float32"]
     if kind == "ArgMaxWithValue":
         return [_attribute_type(node, "indice_dtype", 3), inputs[0]]
     if kind == "Sort":
@@ -166,8 +182,8 @@ def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -
         return [inputs[1]]
     declared = [output.types for output in operator.outputs] if operator else []
     if len(declared) == count:  # an output of one type has it; any other has the first input's
-        return [types[0] if len(types) == 1 else inputs[0] if inputs else None for types in declared]
-    return [inputs[0] if inputs else None] * count
+        return [types[0] if len(types) == 1 else inputs[0] for types in declared]
+    return [inputs[0]] * count
 
 
 def _promoted(types: Sequence[str | None]) -> str | None:
@@ -176,9 +192,13 @@ def _promoted(types: Sequence[str | None]) -> str | None:
 
 
 def _attribute_type(node: Any, name: str, default: int) -> str | None:
-    return type_name(DTYPES[node.attr[name].i if name in node.attr else default])
+    return _name_of(DTYPES.get(node.attr[name].i if name in node.attr else default))
 
 
-def _described(description: Any) -> str:
+def _described(description: Any) -> str | None:
     names = description.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
-    return type_name(DESCRIBED_DTYPES[names[description.dtype].name])
+    return _name_of(DESCRIBED_DTYPES.get(names[description.dtype].name))
+
+
+def _name_of(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
