@@ -17,7 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import flop_registry
 
 from ssd_graph.config import RECIPES, Amp, Freeze, model_config
 from ssd_graph.data.loader import Batch
@@ -107,6 +109,17 @@ def _ranks(world_size: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def flops(module: fx.GraphModule) -> int:
+    """Floating-point operations of an FX graph's convolutions and matrix products."""
+    total = 0
+    for node in module.graph.nodes:
+        count = flop_registry.get(getattr(node.target, "overloadpacket", None))
+        if count is not None:
+            args = map_arg(node.args, lambda n: n.meta["val"])
+            total += count(*args, **node.kwargs, out_val=node.meta["val"])
+    return total
 
 
 def source_line(node: fx.Node) -> str:

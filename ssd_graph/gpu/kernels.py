@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from torch import fx
-from torch.fx.node import map_arg
-from torch.utils.flop_counter import flop_registry
-
-from ssd_graph.compilers.tracing import stage
+from ssd_graph.compilers.tracing import flops, stage
 from ssd_graph.gpu.stand_in import GPU
 
 BYTES_PER_SECOND, FLOPS = 3.0e12, 798e12
@@ -62,7 +58,7 @@ class Lowering:
             return Lowering(
                 batch_size=batch_size,
                 kernels=tuple(Kernel(_kind(node), _num_bytes(graph, node), _stage(node)) for node in nodes),
-                flops=sum(map(_flops, graph.module.graph.nodes)),
+                flops=flops(graph.module),
                 host_constants=tuple(host_constants),
                 cuda_graph_refused=_refusal(graph, static_inputs),
                 code=code,
@@ -168,13 +164,6 @@ def _num_bytes(graph: InductorGraph, node: Any) -> int:
         for name, num in elements.items():
             total += min(num, int(graph.get_numel(name))) * graph.get_dtype(name).itemsize
     return total
-
-
-def _flops(node: fx.Node) -> int:
-    count = flop_registry.get(getattr(node.target, "overloadpacket", None))
-    if count is None:
-        return 0
-    return count(*map_arg(node.args, lambda n: n.meta["val"]), **node.kwargs, out_val=node.meta["val"])
 
 
 def _refusal(graph: InductorGraph, static_inputs: Sequence[int]) -> str | None:

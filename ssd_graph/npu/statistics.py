@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import flop_registry
 
+from ssd_graph.compilers.tracing import flops
 from ssd_graph.files import atomic_write
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
 from ssd_graph.npu.engine.bound import Bound, bound
@@ -222,17 +221,6 @@ def activation_bytes(module: fx.GraphModule) -> int:
         changes[born[key]] += num
         changes[dies[key] + 1] -= num
     return max(accumulate(changes[position] for position in range(len(nodes))), default=0)
-
-
-def flops(module: fx.GraphModule) -> int:
-    """Floating-point operations of an FX graph's convolutions and matrix products."""
-    total = 0
-    for node in module.graph.nodes:
-        count = flop_registry.get(getattr(node.target, "overloadpacket", None))
-        if count is not None:
-            args = map_arg(node.args, lambda n: n.meta["val"])
-            total += count(*args, **node.kwargs, out_val=node.meta["val"])
-    return total
 
 
 def _storages(node: fx.Node) -> list[torch.UntypedStorage]:
