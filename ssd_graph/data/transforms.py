@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ssd_graph.boxes import area
 from ssd_graph.cli import InputError
@@ -28,6 +29,17 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises where an image cannot be decoded."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image of each EXIF orientation becomes upright."""
 
 HUE_SLOT = 3
 """The hue shift comes before this one of an image's colour blends, so that up to three can lie on each side."""
@@ -100,17 +112,22 @@ def orientation(image: Image.Image) -> int:
         tag = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a stranger's tags can make their reader raise anything
         return 1
-    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+    return int(tag) if tag in range(1, 9) else 1
+
+
+def shown_size(image: Image.Image, upright: bool) -> tuple[int, int]:
+    """Width and height of an image that was opened and not yet loaded, as stored or turned as its orientation says."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # whose `size` may be turned already
+        width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+    return (height, width) if upright and orientation(image) >= 5 else (width, height)
 
 
 def require_size(image: Image.Image, wanted: tuple[int, int] | None, upright: bool = False) -> None:
     """Raise ValueError if an opened image, turned upright or not, does not have the wanted width and height."""
-    if wanted is None or (image.size == tuple(wanted) and not upright):
+    if wanted is None or (found := shown_size(image, upright)) == tuple(wanted):
         return
     tag = orientation(image)
-    found = image.size[::-1] if upright and tag >= 5 else image.size
-    if found == tuple(wanted):
-        return
     turned = f"; it is stored turned (EXIF orientation {tag}), --upright turns it" if tag >= 5 and not upright else ""
     raise ValueError("it has {} x {} pixels, the annotations say {} x {}".format(*found, *wanted) + turned)
 
@@ -123,13 +140,17 @@ def _is_turned(jpeg: memoryview) -> bool:
 def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
     """RGB of an image of whatever mode; of 16 bits a channel the upper 8 are taken, as OpenCV does.
 
-    `upright` turns it as its EXIF orientation says.
+    `upright` turns it as its EXIF orientation says; of the tags no other is looked at.
 
     Raises:
         ValueError: it has more than 16 bits; others of UNREADABLE: its pixels were not yet read, and cannot be.
     """
-    if upright and orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+    is_tiff = isinstance(image, TiffImageFile)
+    tag = orientation(image) if upright != is_tiff else 1
+    if is_tiff:  # Pillow turns it as it is loaded, which is to be undone
+        tag = {6: 8, 8: 6}.get(tag, tag)
+    if tag != 1:
+        image = image.transpose(_TURNS[tag])
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise ValueError("it has 32 bits a pixel and no range that means white; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # Pillow itself would cut off all levels above 255

@@ -55,6 +55,33 @@ def test_exif_orientation_is_ignored_unless_asked_for(stored_turned):
     np.testing.assert_array_equal(part, upright[:12])
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_every_orientation_is_undone_or_ignored(tmp_path, kind, tag):
+    """Pillow itself turns a TIFF when it is loaded, and says its size as if it were turned before."""
+    stored = np.random.default_rng(tag).integers(0, 256, (2, 3, 3), np.uint8)
+    rows = stored.transpose(1, 0, 2) if tag >= 5 else stored
+    upright = rows[:: -1 if tag in (3, 4, 7, 8) else 1, :: -1 if tag in (2, 3, 6, 7) else 1]
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(stored).save(tmp_path / "a", kind, exif=exif, lossless=True)
+    for turn, expected in ((False, stored), (True, upright)):
+        size = expected.shape[1::-1]
+        np.testing.assert_array_equal(decode(tmp_path / "a", size, upright=turn), expected)
+        np.testing.assert_array_equal(decode_part(tmp_path / "a", size, 2, upright=turn), expected[:2])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, as every command does
+@pytest.mark.parametrize("kind", range(1, 14))
+@pytest.mark.parametrize("tag", [0x010E, 0x011A, 0x8769, 0x8825])
+def test_other_tags_may_hold_anything(tmp_path, tag, kind):
+    """Text for a number, a fraction for text, and a folder of tags that is none."""
+    entries = struct.pack("<HHI4sHHI4s", 0x0112, 3, 1, b"\6\0", tag, kind, 3, b"72\0\0")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + bytes(16)
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg", upright=True).size == (20, 40)
+
+
 def test_a_size_that_a_tag_explains_is_refused_with_the_flag_that_helps(stored_turned):
     for read in (decode, lambda *of: decode_part(*of, 20)):
         with pytest.raises(

@@ -34,10 +34,11 @@ def test_faults_are_counted_and_the_first_is_named(split):
     assert str(split.path(1)) in str(error.value)
 
 
-def test_a_photo_that_is_stored_turned_is_told_of_the_flag_and_accepted_with_it(split):
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_photo_that_is_stored_turned_is_told_of_the_flag_and_accepted_with_it(split, kind):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
-    Image.new("RGB", split.size(0)[::-1]).save(split.path(0), "JPEG", exif=exif)
+    Image.new("RGB", split.size(0)[::-1]).save(split.path(0), kind, exif=exif)
     if split.size(0)[0] == split.size(0)[1]:
         split = replace(split, sizes=split.sizes + np.array([1, 0], np.int32))
     with pytest.raises(InputError, match="EXIF orientation 8"):

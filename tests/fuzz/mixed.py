@@ -72,8 +72,8 @@ def use_mixed(sound):
 
 def _write_image(rng, picture, n, upright):
     """Write one picture in some lossless way; its name, and the pixels that must come out of it."""
-    form = rng.choice(("png", "palette", "grey", "grey 16", "bits", "tiff", "webp", "turned", "odd tag"))
-    suffix = {"tiff": "tif", "webp": "webp"}.get(form, rng.choice(("png", "PNG")))
+    form = rng.choice(("png", "palette", "grey", "grey 16", "bits", "webp", "turned", "odd tag"))
+    suffix = "webp" if form == "webp" else rng.choice(("png", "PNG", "tif"))
     if form == "palette":
         picture = picture.quantize(32)
     elif form in ("grey", "grey 16"):

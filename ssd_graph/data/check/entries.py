@@ -23,7 +23,7 @@ from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
 from ssd_graph.data.coco_file import AnnotationEntry, CategoryEntry, Id, ImageEntry
 from ssd_graph.data.file_names import leaves_folder, local_names
-from ssd_graph.data.transforms import FORMATS, orientation
+from ssd_graph.data.transforms import FORMATS, shown_size
 
 EDGE_TOLERANCE = 1.0
 """Pixels that a box may reach over its image's edge, since published boxes are rounded."""
@@ -122,8 +122,7 @@ def _has_size(entry: Any) -> bool:
 def _size(path: Path, upright: bool) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if upright and orientation(image) >= 5 else (width, height)
+            return shown_size(image, upright)
     except Exception:  # a hostile file can make a decoder raise anything
         return None
 

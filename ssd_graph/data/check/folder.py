@@ -21,7 +21,7 @@ from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
-from ssd_graph.data.transforms import FORMATS, decode, orientation
+from ssd_graph.data.transforms import FORMATS, decode, orientation, shown_size
 from ssd_graph.files import atomic_write
 
 Examine = Callable[[Entry], tuple[Kind, str] | None]
@@ -188,8 +188,7 @@ def _examine(image_dir: Path, quick: bool, upright: bool, entry: Entry) -> tuple
         return p.MISSING, name
     try:
         with Image.open(path, formats=FORMATS) as image:
-            tag = orientation(image)
-            found = image.size[::-1] if upright and tag >= 5 else image.size
+            tag, found = orientation(image), shown_size(image, upright)
         if not quick:
             decode(path)
     except Exception as error:  # a hostile file can make a decoder raise anything

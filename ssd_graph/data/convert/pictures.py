@@ -16,7 +16,7 @@ from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import EDGE_TOLERANCE
 from ssd_graph.data.check.problems import Findings, Kind
-from ssd_graph.data.transforms import FORMATS, orientation
+from ssd_graph.data.transforms import FORMATS, orientation, shown_size
 
 LEFT_OUT = "left out"
 """How the effect of a kind begins that loses something."""
@@ -68,12 +68,9 @@ class DataSet:
 
 
 class _Header(NamedTuple):
-    size: tuple[int, int]
     tag: int
-
-    def shown(self, upright: bool) -> tuple[int, int]:
-        width, height = self.size
-        return (height, width) if upright and self.tag >= 5 else (width, height)
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """As stored, and upright."""
 
 
 def place(path: Path) -> str:
@@ -120,7 +117,7 @@ def _headers(paths: Sequence[Path]) -> dict[Path, _Header | Exception]:
     def read(path: Path) -> _Header | Exception:
         try:
             with Image.open(path, formats=FORMATS) as image:
-                return _Header(image.size, orientation(image))
+                return _Header(orientation(image), (shown_size(image, False), shown_size(image, True)))
         except Exception as error:  # a hostile file can make a decoder raise anything
             return error
 
@@ -133,8 +130,9 @@ def _are_upright(pictures: Sequence[Picture], headers: dict[Path, _Header | Exce
     votes = 0
     for picture in pictures:
         header = headers[picture.path]
-        if picture.size and isinstance(header, _Header) and header.tag >= 5 and header.size[0] != header.size[1]:
-            votes += (picture.size == header.shown(True)) - (picture.size == header.size)
+        if isinstance(header, _Header):
+            stored, upright = header.sizes
+            votes += (picture.size == upright) - (picture.size == stored)
     return votes >= 0
 
 
@@ -148,7 +146,7 @@ def _settled(
             kind = MISSING if isinstance(header, FileNotFoundError) else UNDECODABLE
             data.findings.add(kind, place(picture.path))
             continue
-        size = header.shown(upright)
+        size = header.sizes[upright]
         if picture.size not in (None, size):
             data.findings.add(
                 WRONG_SIZE, "{}: {}x{}, stated as {}x{}".format(place(picture.path), *size, *picture.size)

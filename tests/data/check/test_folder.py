@@ -100,11 +100,13 @@ def test_an_image_of_another_size_is_found(root, quick):
     assert found(root, quick=quick) == {p.WRONG_SIZE: ("2.jpg: 100x200, stated as 200x100",)}
 
 
-def test_photos_that_are_stored_turned_are_counted_square_ones_too(root):
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_photos_that_are_stored_turned_are_counted_square_ones_too(root, kind):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     for name in ("1.jpg", "2.jpg"):
-        Image.new("RGB", (100, 200) if name == "1.jpg" else (200, 100)).save(root / "train2017" / name, exif=exif)
+        size = (100, 200) if name == "1.jpg" else (200, 100)
+        Image.new("RGB", size).save(root / "train2017" / name, kind, exif=exif)
     assert found(root) == {
         p.WRONG_SIZE: ("1.jpg: 100x200, EXIF orientation 6, stated as 200x100",),
         p.TURNED: ("2.jpg: EXIF orientation 6",),

@@ -127,11 +127,12 @@ def test_a_share_that_is_none_is_refused(share, capsys):
     assert "is not between 0 and 1" in capsys.readouterr().err
 
 
-def turned(root, size, tag=6, name="a"):
-    picture(root / "JPEGImages" / f"{name}.jpg", tag=tag)
-    write(root / "Annotations" / f"{name}.xml", voc([("cat", 11, 21, 30, 40)], f"{name}.jpg", size))
+def turned(root, size, tag=6, name="a", suffix="jpg"):
+    picture(root / "JPEGImages" / f"{name}.{suffix}", tag=tag)
+    write(root / "Annotations" / f"{name}.xml", voc([("cat", 11, 21, 30, 40)], f"{name}.{suffix}", size))
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
 @pytest.mark.parametrize(
     ("size", "flags", "written", "words"),
     [
@@ -141,9 +142,11 @@ def turned(root, size, tag=6, name="a"):
         (None, ("--no-upright",), (100, 60), "train and score without --upright"),
     ],
 )
-def test_the_stated_size_says_whether_photos_are_annotated_upright(root, tmp_path, capsys, size, flags, written, words):
+def test_the_stated_size_says_whether_photos_are_annotated_upright(
+    root, tmp_path, capsys, size, flags, written, words, suffix
+):
     for name in ("a", "b"):
-        turned(root, size, name=name)
+        turned(root, size, name=name, suffix=suffix)
     assert convert(root, tmp_path / "out", *flags) == 0
     out = capsys.readouterr().out
     assert words in out
