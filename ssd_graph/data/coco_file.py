@@ -73,7 +73,8 @@ def read_columns(path: Path) -> Columns:
     if status.st_size < _KEEP_FROM:
         return _parse(path)
     kept = user_cache() / f"annotations-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.npz"
-    key = f"{_FORMAT} {status.st_size} {status.st_mtime_ns}"
+    # A copy that keeps the time may be another file of the same size.
+    key = f"{_FORMAT} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     columns = _load(kept, key)
     if columns is None:
         columns = _parse(path)

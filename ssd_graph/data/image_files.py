@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob, has_magic
 from pathlib import Path
@@ -13,16 +14,18 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import FORMATS, require_size
+from ssd_graph.data.transforms import FORMATS, UNREADABLE, require_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm"),
+)
 
 
 def find_images(arguments: Sequence[str | Path], results: Path | None = None) -> list[Path]:
-    """The image files that arguments name: files as they are, folders and what is below them, globs.
+    """The image files that arguments name: files as they are, folders and what is below them or linked there, globs.
 
-    Hidden files are none: macOS puts a `._a.jpg` without an image beside each `a.jpg`. Nor is what lies in the folder
-    `results`.
+    Hidden files are none: macOS puts a `._a.jpg` without an image beside each `a.jpg`. Nor is what lies in a hidden
+    folder, such as `.ipynb_checkpoints`, or in the folder `results`.
 
     Raises:
         InputError: an argument names no image.
@@ -30,12 +33,12 @@ def find_images(arguments: Sequence[str | Path], results: Path | None = None) ->
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             found[path] = None
             continue
         pattern = str(argument)
-        if path.is_dir():
-            names = path.rglob("*")
+        if os.path.isdir(path):
+            names = _below(path)
         else:
             names = map(Path, glob(pattern, recursive=True) if has_magic(pattern) else ())
         images = sorted(p for p in names if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
@@ -45,6 +48,19 @@ def find_images(arguments: Sequence[str | Path], results: Path | None = None) ->
             raise InputError(f"no image at '{argument}'; give image files, a folder of them, or a glob in quotes")
         found.update(dict.fromkeys(images))
     return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below a folder; of links that lead to one folder, or in a circle, the first is followed."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in names)
 
 
 def require_images(split: CocoSplit) -> None:
@@ -57,7 +73,7 @@ def require_images(split: CocoSplit) -> None:
         try:
             with Image.open(split.path(i), formats=FORMATS) as image:
                 require_size(image, split.size(i), split.upright)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return f"{split.path(i)}: {error}"
         return None
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.image_files import SUFFIXES
-from ssd_graph.data.transforms import FORMATS, preprocess
+from ssd_graph.data.transforms import FORMATS, UNREADABLE, preprocess
 
 TICK = Fraction(1, 90_000)
 """Seconds; frames are at least this far apart. The usual frame rates are whole numbers of it."""
@@ -65,7 +65,7 @@ def _is_image(path: Path) -> bool:
     try:
         with Image.open(path, formats=FORMATS):
             return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
 
 

@@ -198,9 +198,16 @@ def test_small_files_are_not_kept(path, monkeypatch):
     assert not user_cache().exists()
 
 
-@pytest.mark.parametrize("change", ["text", "time"])
+@pytest.mark.parametrize("change", ["text", "time", "text under the old time"])
 def test_a_changed_file_is_read_anew(path, change):
     read_columns(path)
+    if change == "text under the old time":
+        before = path.stat()
+        path.write_text(path.read_text(encoding="utf-8").replace("[0.1, 2, ", "[9.1, 2, "), encoding="utf-8")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size
+        assert read_columns(path).xywh[0, 0] == 9.1
+        return
     if change == "text":
         path.write_text(json.dumps({**CONTENT, "annotations": CONTENT["annotations"][:1]}))
         assert read_columns(path).owners.tolist() == [1]

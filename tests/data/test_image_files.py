@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.image_files import require_images
+from ssd_graph.data.image_files import find_images, require_images
 
 
 @pytest.fixture
@@ -18,6 +18,16 @@ def split(tiny_coco, tmp_path):
     for i in range(len(sound)):
         (tmp_path / sound.file_names[i]).write_bytes(sound.path(i).read_bytes())
     return replace(sound, image_dir=tmp_path)
+
+
+def test_linked_folders_are_searched_once_and_hidden_ones_never(tmp_path):
+    for name in ("in/a.jpg", "in/.ipynb_checkpoints/b.jpg", "elsewhere/c.JFIF", "elsewhere/deep/d.jpe"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for link, target in (("in/link", "elsewhere"), ("in/other", "elsewhere"), ("elsewhere/deep/circle", "in")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    names = ["a.jpg", "link/c.JFIF", "link/deep/d.jpe"]
+    assert find_images([tmp_path / "in"]) == [tmp_path / "in" / name for name in names]
 
 
 def test_sound_images_are_accepted(split):
