@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -33,14 +34,22 @@ class PackedImages:
     """A cache file: pixels, the images' offsets (int64 [I + 1]), a json object, and its length in eight bytes."""
 
     def __init__(self, path: Path) -> None:
-        """Map `path`, which `open_cache` made; pickled, it is mapped anew by whoever receives it."""
+        """Map `path`, which `open_cache` made; pickled, it is mapped anew by whoever receives it.
+
+        Raises:
+            OSError: it cannot be opened.
+            ValueError, LookupError, TypeError: it is damaged.
+        """
         self.path = path
         self._bytes = np.memmap(path, np.uint8, "r")
         size = len(self._bytes) - 8
-        content = json.loads(self._bytes[size - int.from_bytes(self._bytes[size:]) : size].tobytes())
+        footer = size - int.from_bytes(self._bytes[size:])
+        content = json.loads(self._bytes[footer:size].tobytes())
         self._bad: dict[str, str] = content["bad"]
         begin = content["num_pixel_bytes"]
-        self._offsets = self._bytes[begin : begin + 8 * (content["num_images"] + 1)].view(np.int64)
+        if begin + 8 * (content["num_images"] + 1) != footer:
+            raise ValueError(f"{path} has another length than it says")
+        self._offsets = self._bytes[begin:footer].view(np.int64)
 
     def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
         return PackedImages, (self.path,)
@@ -68,39 +77,45 @@ def open_cache(where: str, split: CocoSplit, *, workers: int = 2, skip_bad: bool
         InputError: there is no room, the folder cannot be written, or an image cannot be used.
     """
     folder = _ram_folder() if where == "ram" else Path(where)
-    source = hashlib.sha256(f"{split.annotation_file.resolve()} {split.image_dir.resolve()}".encode()).hexdigest()[:8]
-    prefix = f"{split.image_dir.name}-{source}"
+    source = f"{split.annotation_file.resolve()} {split.image_dir.resolve()} {split.empty_images} {split.upright}"
+    prefix = f"{split.image_dir.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     path = folder / f"{prefix}-{_fingerprint(split)[:16]}.pixels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f".{prefix}.lock"):
-            if not path.is_file():
-                for stale in _files_of(folder, prefix):
-                    stale.unlink()
+            try:
+                packed = PackedImages(path)
+            except (FileNotFoundError, ValueError, LookupError, TypeError):
+                _remove_unused(folder, prefix)
                 _write(path, split, max(1, workers), skip_bad)
+                packed = PackedImages(path)
+            in_use = os.open(path, os.O_RDONLY)
+            fcntl.flock(in_use, fcntl.LOCK_SH)
             if where == "ram":
-                _remove_after_last(path, folder / f".{prefix}.lock")
-            return PackedImages(path)
+                _remove_after_last(path, in_use, folder / f".{prefix}.lock")
+            else:
+                weakref.finalize(packed, os.close, in_use)
+            return packed
     except OSError as error:
-        raise InputError(f"--cache {where}: {error.strerror} ({folder}); give another folder") from error
+        raise InputError(f"--cache {where}: {error.strerror or error} ({folder}); give another folder") from error
 
 
 def remove_leftovers() -> None:
     """Remove what killed runs left in memory: caches that no process uses any more."""
     for lock in _ram_folder().glob(".*.lock"):
         with suppress(OSError), _lock(lock, wait=False):
-            for file in _files_of(lock.parent, lock.name[1 : -len(".lock")]):
-                with suppress(OSError), _lock(file, "rb", wait=False):
-                    file.unlink()
+            _remove_unused(lock.parent, lock.name[1 : -len(".lock")])
 
 
 def _ram_folder() -> Path:
     return _RAM / f"ssd_graph-{os.getuid()}"
 
 
-def _files_of(folder: Path, prefix: str) -> list[Path]:
-    """Caches of a split, and what was killed in the making."""
-    return [*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f".{prefix}-*.pixels.*")]
+def _remove_unused(folder: Path, prefix: str) -> None:
+    """Remove the caches of a split that no process uses, and what was killed in the making."""
+    for file in (*folder.glob(f"{prefix}-*.pixels"), *folder.glob(f".{prefix}-*.pixels.*")):
+        with suppress(OSError), _lock(file, "rb", wait=False):
+            file.unlink()
 
 
 def _fingerprint(split: CocoSplit) -> str:
@@ -127,10 +142,8 @@ def _lock(path: Path, mode: str = "w", *, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _remove_after_last(path: Path, lock: Path) -> None:
-    """Have `path` removed when this process ends, unless another still uses it."""
-    in_use = os.open(path, os.O_RDONLY)
-    fcntl.flock(in_use, fcntl.LOCK_SH)
+def _remove_after_last(path: Path, in_use: int, lock: Path) -> None:
+    """Have `path`, which `in_use` holds a shared lock on, removed when this process ends, unless another uses it."""
 
     def remove() -> None:
         try:
@@ -151,17 +164,17 @@ def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
     with atomic_write(path) as temporary, temporary.open("rb+") as file:
 
         def store(i: int) -> None:
-            size = split.size(i)
+            size, position = split.size(i), int(offsets[i])
             try:
-                os.pwrite(
-                    file.fileno(),
-                    decode_part(split.path(i), size, size[1], upright=split.upright).data,
-                    int(offsets[i]),
-                )
+                pixels = decode_part(split.path(i), size, size[1], upright=split.upright).reshape(-1).data
             except InputError as error:
                 if not skip_bad:
                     raise
                 bad[str(i)] = str(error)
+                return
+            while pixels:  # a disk that is nearly full takes a part
+                written = os.pwrite(file.fileno(), pixels, position)
+                pixels, position = pixels[written:], position + written
 
         with ThreadPoolExecutor(workers) as pool:
             try:

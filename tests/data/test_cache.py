@@ -3,10 +3,12 @@ anew when the images change, and that one in memory goes with its last user.
 """
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -69,6 +71,31 @@ def test_changed_images_make_a_new_cache_and_remove_the_old(split, tmp_path, cha
     (new,) = files(tmp_path / "cache")
     assert new != old
     np.testing.assert_array_equal(packed.pixels(0, split.size(0)), decode(split.path(0)))
+
+
+def test_a_cache_in_use_stays_when_another_is_made(split, tmp_path):
+    used = open_cache(str(tmp_path / "cache"), split)
+    for other in (replace(split, empty_images="keep"), split):
+        os.utime(split.path(1), (1, 1))
+        open_cache(str(tmp_path / "cache"), other)
+        assert used.path.exists()
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(used)).pixels(0, split.size(0)), decode(split.path(0)))
+
+
+@pytest.mark.parametrize("end", [b"", b"x", b"\xff" * 9, b"[]" + (2).to_bytes(8), b"{}" + (2).to_bytes(8), None])
+def test_a_damaged_cache_is_made_anew(split, tmp_path, end):
+    path = open_cache(str(tmp_path / "cache"), split).path
+    whole = path.read_bytes()
+    path.write_bytes(whole[1:] if end is None else end)
+    open_cache(str(tmp_path / "cache"), split)
+    assert path.read_bytes() == whole
+
+
+def test_a_disk_that_takes_a_part_is_given_the_rest(split, tmp_path, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, place: write(file, data[:1000], place))
+    packed = open_cache(str(tmp_path / "cache"), split)
+    np.testing.assert_array_equal(packed.pixels(3, split.size(3)), decode(split.path(3)))
 
 
 def test_a_failed_making_leaves_no_file_and_names_the_image(split, tmp_path):
