@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import ssd_graph
@@ -22,13 +26,14 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C."""
+    """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C, 143 after SIGTERM."""
     if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     # What Pillow finds odd about an image that it reads all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        sys.exit(main() or 0)
+        with _exit_on_sigterm():
+            sys.exit(main() or 0)
     except InputError as error:
         _refuse(error)
     except ModuleNotFoundError as error:
@@ -38,6 +43,28 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that what was begun is removed; a second one ends the process at once.
+
+    A rank of a launched run has others that wait for it, and ends at once.
+    """
+    free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not free or launched():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _refuse(error: InputError) -> NoReturn:

@@ -14,7 +14,7 @@ from ssd_graph.cli import InputError, say_once
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system
+except ImportError:  # not a POSIX system: what is exported runs there, training does not
     fcntl = None
 
 # Setting the umask is the only way to read it, which is not safe beside threads, so it is read once.
@@ -26,14 +26,19 @@ os.umask(_UMASK)
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
 
-    A reader sees the old file or the whole new one, never a part, even after a power cut.
+    A reader sees the old file or the whole new one, never a part, even after a power cut. Behind a link it is the
+    link's target that is replaced; a device or a pipe is written to as it is.
 
     Raises:
         InputError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if is_stream(path):
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -41,12 +46,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_UMASK)
-            temporary.replace(path)
-            _sync_folder(path.parent)
+            temporary.replace(target)
+            _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device or a pipe, which no file may take the place of."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 class LineFile:
@@ -84,7 +94,7 @@ class LineFile:
             yield
         except OSError as error:
             raise InputError(
-                f"cannot write {self._path}: {error.strerror}; make room and go on with --resume auto"
+                f"cannot write {self._path}: {error.strerror or error}; make room and go on with --resume auto"
             ) from error
 
 
@@ -115,12 +125,12 @@ def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
 
 def require_writable(folder: Path, flag: str) -> None:
     """Raise InputError, before any work is done, if no file can be written into `folder`; `flag` chooses another."""
-    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if os.path.exists(f))
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another {flag}") from error
+        raise InputError(f"cannot write into {folder}: {error.strerror or error}; choose another {flag}") from error
 
 
 @contextmanager
@@ -136,7 +146,8 @@ def locked_folder(folder: Path, busy: str, flag: str = "folder") -> Iterator[Non
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another {flag}") from error
+        reason = error.strerror or error
+        raise InputError(f"cannot make the folder {folder}: {reason}; choose another {flag}") from error
     try:
         try:
             if fcntl is not None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 
@@ -99,6 +100,22 @@ def test_an_interrupt_is_exit_code_130(monkeypatch, capsys):
 
     assert end_of(main, monkeypatch) == 130
     assert capsys.readouterr().err == "train_graph.py: interrupted\n"
+
+
+@pytest.mark.parametrize("rank", [False, True])
+def test_a_termination_cleans_up_and_is_exit_code_143_but_of_a_rank_which_others_wait_for(rank):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if rank else ()
+    code = (
+        "import os, signal\nfrom ssd_graph.cli import run\n"
+        "def main():\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally: print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)  # so a second one is not held back\n"
+        "run(main)"
+    )
+    environment = os.environ | dict.fromkeys(names, "0")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    expected = (-signal.SIGTERM, "") if rank else (143, "True\n")
+    assert (done.returncode, done.stdout, done.stderr) == (*expected, "")
 
 
 def test_any_other_error_keeps_its_traceback():

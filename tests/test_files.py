@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -53,6 +54,34 @@ def test_a_written_file_is_readable_by_whom_the_umask_says(tmp_path, umask, mode
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name in ("far/there", "far/not yet"):
+        (tmp_path / "link").symlink_to(name)
+        with atomic_write(tmp_path / "link") as temporary:
+            temporary.write_text(name)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / name).read_text() == name
+        (tmp_path / "link").unlink()
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_reason_that_has_no_number_is_told_too(tmp_path):
+    with pytest.raises(InputError, match="the same file; choose another place"), atomic_write(tmp_path / "a"):
+        raise shutil.SameFileError("the same file")
+
+
 def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     expected = r"cannot write .*a\.json: .*; choose another place"
@@ -95,6 +124,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="choose another --out"):
         require_writable(Path("/proc/self/fd"), "--out")
+    require_writable(tmp_path / ("n" * 300), "--out")  # whether there may be such a name is not asked
 
 
 def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch):
