@@ -98,7 +98,8 @@ def download_coco(
             for archive in missing:
                 _obtain(root, archive, mirror, waits)
     except OSError as error:
-        raise InputError(f"cannot use {error.filename or root}: {error.strerror}; choose another folder") from error
+        reason = error.strerror or error
+        raise InputError(f"cannot use {error.filename or root}: {reason}; choose another folder") from error
 
 
 def verify(file: Path, archive: Archive) -> None:

@@ -75,13 +75,21 @@ def _receive(url: str, file: IO[bytes], size: int, bar: tqdm[Any]) -> str:
 
 
 def _first_byte(response: http.client.HTTPResponse, url: str, have: int, size: int) -> int:
-    """Where in the file the answer begins: at 0 if the server does not know ranges."""
+    """Where in the file the answer begins: at 0 if the server does not know ranges.
+
+    Raises:
+        InputError: the answer is not the file, as far as its head tells; what came before would be lost to it.
+    """
     first, offered = 0, response.length
+    if response.headers.get_content_type() == "text/html":
+        raise InputError(f"{url}: a web page comes instead; log in to this network, or try another --mirror")
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if not match or int(match[1]) > have:
             raise InputError(f"{url}: the server answers with another range than asked for; try another --mirror")
         first, offered = int(match[1]), int(match[2])
+    if offered is None and have:
+        raise InputError(f"{url}: the server does not say how much it sends; try another --mirror")
     if offered not in (None, size):
         raise InputError(f"{url} has {offered:,} bytes where COCO's has {size:,}; try another --mirror")
     return first
@@ -91,7 +99,7 @@ def _write(file: IO[bytes], chunk: bytes) -> None:
     try:
         file.write(chunk)
     except OSError as error:
-        raise InputError(f"cannot write {file.name}: {error.strerror}; make room and run again") from error
+        raise InputError(f"cannot write {file.name}: {error.strerror or error}; make room and run again") from error
 
 
 @contextmanager

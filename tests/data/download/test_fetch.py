@@ -129,6 +129,21 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(server, tmp_path, p
     assert [f.read_bytes() for f in tmp_path.iterdir()] == ([part] if part else [])
 
 
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/zip"])
+def test_what_came_is_not_given_for_an_answer_that_may_be_anything(server, tmp_path, kind):
+    """A network that asks for a login sends a page of its own, in chunks, without a length."""
+    server.ranges, server.claims_length, server.kind = False, False, kind
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    assert "try another --mirror" in refused(server, tmp_path)
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1000]
+
+
+def test_a_web_page_is_no_beginning(server, tmp_path):
+    server.kind = "text/html"
+    assert "a web page comes instead" in refused(server, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_more_is_written_than_the_file_should_have(server, tmp_path):
     server.claims_length = False
     assert fetched(server, tmp_path, size=1000) == CONTENT[:1000]

@@ -25,6 +25,7 @@ class UnreliableServer(ThreadingHTTPServer):
         self.ranges = True
         """Whether Range is understood."""
         self.claims_length = True
+        self.kind = "application/zip"
         self.log: list[tuple[str, str | None]] = []
         """Path and Range of each request."""
 
@@ -45,6 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_error(int(fault or 404))
         first = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
         self.send_response(206 if first else 200)
+        self.send_header("Content-Type", server.kind)
         if first:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         if server.claims_length:
