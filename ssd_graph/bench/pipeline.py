@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ssd_graph.bench.stages import AUGMENT, STAGES, Stages, Work
+from ssd_graph.bench.stages import AUGMENT, DECODER, STAGES, Stages, Work
 from ssd_graph.cli import positive
 from ssd_graph.cores import usable_cores
-from ssd_graph.data import jpeg
 from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, load_split
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.resize import RESIZER
@@ -89,8 +88,8 @@ def measure_input(
     one_core, difference = _on_one_core(split, rounds, torch.device(device))
     return InputSpeed(
         baseline=one_core["baseline"],
-        decode_only=one_core[f"decode {jpeg.DECODER}"],
-        pipeline=one_core[f"pipeline {jpeg.DECODER}"],
+        decode_only=one_core[f"decode {DECODER}"],
+        pipeline=one_core[f"pipeline {DECODER}"],
         stages={stage: one_core[f"stage {stage}"] for stage in STAGES},
         alternatives={
             name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
@@ -157,7 +156,7 @@ def _environment() -> dict[str, str]:
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "num_cores": str(usable_cores()),
-        "decoder": jpeg.DECODER,
+        "decoder": DECODER,
         "resizer": RESIZER,
         "python": platform.python_version(),
         **package_versions(_PACKAGES),

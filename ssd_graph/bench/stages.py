@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,8 @@ from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.training.feed import to_device
 
 STAGES = ("read", "decode", "crop", "resize", "collate", "copy")
+DECODER = "simplejpeg"
+"""What training decodes ordinary files with; the others are for comparison."""
 AUGMENT = AugmentConfig()
 
 Work = Callable[[], int]
@@ -48,9 +51,9 @@ class Stages:
         """All there is to measure, by name: stages, whole pipelines, and what might be used instead."""
         works: dict[str, Work] = {f"stage {stage}": getattr(self, stage) for stage in STAGES}
         works |= {"baseline": self.baseline, "resize Pillow": self.resize_by_pillow}
-        for name, decoder in jpeg.DECODERS.items():
+        for name, decoder in (("Pillow", _by_pillow), (DECODER, jpeg.decode_ordinary)):
             works[f"decode {name}"] = partial(self.decode_whole, decoder)
-            works[f"pipeline {name}"] = partial(self.fill, name)
+            works[f"pipeline {name}"] = partial(self.fill, decoder)
         try:
             import cv2  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -112,12 +115,12 @@ class Stages:
             decoder(file)
         return len(self.files)
 
-    def fill(self, decoder: str = jpeg.DECODER) -> int:
+    def fill(self, decoder: Callable[[memoryview], np.ndarray]) -> int:
         """The whole pipeline."""
-        used, jpeg.DECODER = jpeg.DECODER, decoder
+        used, jpeg.decode_ordinary = jpeg.decode_ordinary, decoder
         for plan in self.samples.plan(self.batch, 0, self.all):
             self.samples.write(self.batch, plan)
-        jpeg.DECODER = used
+        jpeg.decode_ordinary = used
         return len(self.all)
 
     def resize_by_pillow(self) -> int:
@@ -132,3 +135,8 @@ class Stages:
         found = self.batch.images.astype(np.int16)
         self.resize_by_pillow()
         return np.abs(found - self.batch.images)
+
+
+def _by_pillow(data: memoryview) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return np.array(image.convert("RGB"))

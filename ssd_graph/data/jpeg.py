@@ -6,16 +6,11 @@ smaller height decodes to the same upper rows in less time, whatever the decoder
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
-
-DECODER = "simplejpeg"
-"""What decodes ordinary JPEG files: a key of DECODERS. All give the same pixels."""
 
 _BASELINE, _SCAN = 0xC0, 0xDA
 _END = b"\xff\xd9"
@@ -82,21 +77,10 @@ def decode_rows(data: memoryview, frame: Frame, num_rows: int) -> np.ndarray:
         ValueError, OSError: the file is damaged.
     """
     data[frame.offset : frame.offset + 2] = frame.rows_for(num_rows).to_bytes(2)
-    return DECODERS[DECODER](data)[:num_rows]
+    return decode_ordinary(data)[:num_rows]
 
 
-def _by_pillow(data: memoryview) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return np.array(image.convert("RGB"))
-
-
-def _by_simplejpeg(data: memoryview) -> np.ndarray:
+def decode_ordinary(data: memoryview) -> np.ndarray:
+    """An ordinary JPEG file to uint8 RGB [height, width, 3], with Pillow's pixels."""
     # Not strict: as Pillow does, it then says nothing of libjpeg's warnings, of which rows left out cause one.
     return simplejpeg.decode_jpeg(data, strict=False)
-
-
-DECODERS: dict[str, Callable[[memoryview], np.ndarray]] = {
-    "Pillow": _by_pillow,
-    "simplejpeg": _by_simplejpeg,
-}
-"""An ordinary JPEG file to uint8 RGB [height, width, 3], by name; Pillow's is for comparison."""

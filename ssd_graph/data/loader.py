@@ -1,12 +1,11 @@
 """Training batches of fixed shape, the same for any number of workers and ranks.
 
-Training is one endless stream of samples: number k is position `k % I` of the shuffled epoch `k // I`. Step
-s of a run takes numbers `s * B` to `s * B + B - 1`, of which each rank takes its own slice. So every epoch
-is covered in full, batches never run short (they may span two epochs), and any step can be produced
-without producing the ones before it.
+Step s of a run takes samples `s * B` to `s * B + B - 1` of an endless stream (samples.py), of which each rank takes
+its own slice. So every epoch is covered in full, batches never run short (they may span two epochs), and any step can
+be produced without producing the ones before it.
 """
 
-# I images of the split, N images of this rank's batch, G boxes an image, B images of all ranks' batch
+# N images of this rank's batch, G boxes an image, B images of all ranks' batch
 
 from __future__ import annotations
 
@@ -83,10 +82,6 @@ class Loader:
                 self._count(skipped)
                 yield batch
                 del batch  # or this frame would hold its buffer while the next one is waited for
-
-    def sample_of(self, step: int, slot: int) -> tuple[int, int]:
-        """(epoch, image index) of this rank's `slot` in `step`."""
-        return self.samples.position(step, slot)
 
     def _fill(self, step: int) -> Batch:
         batch = Batch.empty(self.batch_size, self.num_boxes)

@@ -128,7 +128,7 @@ def test_the_next_image_stands_for_a_bad_one(coco):
     split.path(2).unlink()
     loader = Loader(split, len(split), NO_AUGMENT, workers=0, on_bad_image="skip")
     batch = next(loader.batches())
-    (slot,) = (slot for slot in range(len(split)) if loader.sample_of(0, slot)[1] == 2)
+    (slot,) = (slot for slot in range(len(split)) if loader.samples.position(0, slot)[1] == 2)
     assert np.abs(batch.images[slot].astype(int) - expected).max() <= 2
     boxes, labels = split.boxes_of(3)
     np.testing.assert_array_equal(batch.boxes[slot, : len(boxes)], boxes)

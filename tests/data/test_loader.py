@@ -33,7 +33,7 @@ def assert_same(found, expected):
 
 
 def samples(loader, num_steps):
-    return [loader.sample_of(step, slot) for step in range(num_steps) for slot in range(loader.batch_size)]
+    return [loader.samples.position(step, slot) for step in range(num_steps) for slot in range(loader.batch_size)]
 
 
 def test_a_batch_has_the_contracts_shapes_and_dtypes(split):
@@ -59,7 +59,7 @@ def test_without_augmentation_a_sample_is_the_resized_image_and_its_boxes(split)
     loader = Loader(split, 4, NO_AUGMENT, workers=0)
     batch = next(loader.batches())
     for slot in range(4):
-        _, i = loader.sample_of(0, slot)
+        _, i = loader.samples.position(0, slot)
         difference = np.abs(batch.images[slot].astype(int) - preprocess(decode(split.path(i))))
         assert difference.max() <= 2
         assert difference.mean() < 0.2
@@ -137,7 +137,7 @@ def test_a_batch_can_span_two_epochs(split):
     assert [epoch for epoch, _ in samples(loader, 2)][size:] == [0] + [1] * (size - 1)
     batch = next(loader.batches(1))
     for slot in range(size):
-        labels = split.boxes_of(loader.sample_of(1, slot)[1])[1]
+        labels = split.boxes_of(loader.samples.position(1, slot)[1])[1]
         assert batch.labels[slot, : len(labels)].tolist() == labels.tolist()
 
 
