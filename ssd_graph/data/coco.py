@@ -145,7 +145,8 @@ def find_annotations(root: Path, split: str) -> Path | None:
     """The annotation file of a split, `"train"` or `"val"`, of the COCO folder `root`, if there is one."""
     files = [root / "annotations" / f"{prefix}instances_{split}2017.json" for prefix in ("", "bbox_only_")]
     files.append(root / {"val": "valid"}.get(split, split) / ROBOFLOW)
-    return next((file for file in files if file.is_file()), None)
+    # Unlike Path.is_file, this is False for a name that no file can have.
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def images_of(annotation_file: Path, split: str) -> Path:
@@ -171,7 +172,7 @@ def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", up
             f"{split}2017/, or use --data shapes for a generated one"
         )
     image_dir = images_of(annotation_file, split)
-    if not image_dir.is_dir():
+    if not os.path.isdir(image_dir):
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
     columns = read_columns(annotation_file)
     names, renamed = _local_names(columns.file_names.tolist(), annotation_file, image_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -53,7 +54,7 @@ def find_video(arguments: list[str]) -> Path | None:
     Raises:
         InputError: there is a video and something else.
     """
-    videos = [path for path in map(Path, arguments) if path.is_file() and not _is_image(path)]
+    videos = [path for path in map(Path, arguments) if os.path.isfile(path) and not _is_image(path)]
     if videos and len(arguments) > 1:
         raise InputError(f"{videos[0]} is no image; give one video alone, or images")
     return videos[0] if videos else None

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
-from ssd_graph.data.check.entries import CheckedImages, Entry, check_annotations, check_categories, check_images
+from ssd_graph.data.check.entries import CheckedImages, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
 from ssd_graph.data.transforms import FORMATS, decode, orientation, shown_size
 from ssd_graph.files import atomic_write
 
-Examine = Callable[[Entry], tuple[Kind, str] | None]
-"""What is wrong with an image, and where; None if nothing is."""
+Examine = Callable[[str, tuple[int, int]], tuple[Kind, str] | None]
+"""What is wrong with an image of a name and a size, and where; None if nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,14 @@ def check_folder(
         check_split(file, images_of(file, split), split, quick, workers, upright) for split, file in files.items()
     ]
     if len({frozenset(check.categories) for check in checks if check.cleaned}) > 1:
-        sizes = " and ".join(f"{len(check.categories)} in {check.split}" for check in checks)
-        checks[-1].problems.append(Problem(p.OTHER_CATEGORIES, 1, (sizes,)))
+        one, other = ({*check.categories} for check in checks)
+        examples = tuple(
+            p.printable(f"category {number}, '{name}', is in {check.split} only")
+            for check in checks
+            for number, name in check.categories
+            if (number, name) in one ^ other
+        )
+        checks[-1].problems.append(Problem(p.OTHER_CATEGORIES, 1, examples[: p.MAX_EXAMPLES]))
     return checks
 
 
@@ -137,7 +143,7 @@ def write_cleaned(check: SplitCheck, out: Path) -> None:
 
 def refuse_input(file: Path, out: Path) -> None:
     """Raise InputError if `out` is `file`, by whatever name."""
-    if out.exists() and out.samefile(file):
+    if os.path.exists(out) and os.path.samefile(out, file):
         raise InputError(f"{out} is the file to check, which is never overwritten; choose another name")
 
 
@@ -159,15 +165,16 @@ def _check_files(
     images: CheckedImages, examine: Examine, image_dir: Path, workers: int | None, findings: Findings
 ) -> int:
     """Add to `images.removed` what has no sound file, and count the files that are not listed."""
-    if not image_dir.is_dir():
+    if not os.path.isdir(image_dir):
         findings.add(p.NO_FOLDER, image_dir)
         return 0
-    listed = {entry["file_name"] for entry in images.entries.values()}
-    wanted = {number: entry for number, entry in images.entries.items() if number not in images.removed}
+    listed = {entry["file_name"] for entry in images.entries.values()} | {ROBOFLOW}  # which lies among the images
+    wanted = [number for number in images.entries if number not in images.removed]
+    names, sizes = [images.entries[number]["file_name"] for number in wanted], map(images.sizes.__getitem__, wanted)
     pool = ThreadPoolExecutor(workers or usable_cores())
     try:
         with warnings.catch_warnings(action="ignore"):
-            results = pool.map(examine, wanted.values())
+            results = pool.map(examine, names, sizes)
             bar = tqdm(results, image_dir.name, len(wanted), leave=False, disable=None, unit="image")
             for number, result in zip(wanted, bar, strict=True):
                 if result:
@@ -176,13 +183,13 @@ def _check_files(
                         images.removed.add(number)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    # Roboflow puts the annotations among the images.
-    return sum(file.is_file() and file.name not in listed | {ROBOFLOW} for file in os.scandir(image_dir))
+    return sum(file.is_file() and file.name not in listed for file in os.scandir(image_dir))
 
 
-def _examine(image_dir: Path, quick: bool, upright: bool, entry: Entry) -> tuple[Kind, str] | None:
+def _examine(
+    image_dir: Path, quick: bool, upright: bool, name: str, stated: tuple[int, int]
+) -> tuple[Kind, str] | None:
     """What is wrong with an image file, and where."""
-    name, stated = entry["file_name"], (int(entry["width"]), int(entry["height"]))
     path = image_dir / name
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
         return p.MISSING, name

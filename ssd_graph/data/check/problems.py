@@ -58,7 +58,7 @@ _REFUSED = "training and scoring refuse the file"
 _LEFT_OUT = "training leaves these out"
 _USED = "training uses these as they are"
 _WITH_BOXES = "removed with its boxes"
-CANNOT_FIX = "cannot be mended here"
+CANNOT_FIX, KEPT = "cannot be mended here", "kept"
 
 UNREADABLE = Kind("not a COCO instances file", _REFUSED, CANNOT_FIX)
 NO_FOLDER = Kind("image folder missing", _REFUSED, CANNOT_FIX)
@@ -77,8 +77,8 @@ FOUND_BY_NAME = Kind("file name with a folder that is not there", "found by its 
 NO_SIZE = Kind("image without width or height", _REFUSED, "size taken from the file")
 MISSING = Kind("image file missing", "training stops there", _WITH_BOXES)
 UNDECODABLE = Kind("image that cannot be decoded", "training stops there", _WITH_BOXES)
-TURNED = Kind("image stored turned, by its EXIF orientation", "read as stored, unless --upright is given", "kept")
-WRONG_SIZE = Kind("image of another size than stated", "training misplaces its boxes", _WITH_BOXES)
+TURNED = Kind("image stored turned, by its EXIF orientation", "read as stored, unless --upright is given", KEPT)
+WRONG_SIZE = Kind("image of another size than stated", "training stops there", _WITH_BOXES)
 
 BAD_ANNOTATION = Kind("annotation without a usable image, category or box", _REFUSED)
 UNKNOWN_IMAGE = Kind("annotation of an unknown image", _REFUSED)

@@ -1,4 +1,4 @@
-"""What check.py found, as text for a terminal."""
+"""What folder.py found, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(checks: Sequence[SplitCheck]) -> str:
     if not problems:
         return "\n".join([*lines, "verdict: clean"])
     total = sum(problem.count for problem in problems)
-    mendable = [c.split for c in checks if c.cleaned and any(q.kind.fix != p.CANNOT_FIX for q in c.problems)]
+    mendable = [c.split for c in checks if c.cleaned and {q.kind.fix for q in c.problems} - {p.CANNOT_FIX, p.KEPT}]
     advice = f"; --split {mendable[0]} --fix OUT.json writes annotations without them" if mendable else ""
     return "\n".join([*lines, f"verdict: {_plural(total, 'finding')} of {_plural(len(problems), 'kind')}{advice}"])
 

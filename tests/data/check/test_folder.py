@@ -56,6 +56,12 @@ def test_a_sound_folder_has_no_problems(root):
     assert (train.num_images, train.num_boxes, train.num_unlisted) == (3, (3, 0), 0)
 
 
+@pytest.mark.parametrize(("width", "height"), [("200.0", "1e2"), (200.0, "100")])
+def test_sizes_are_read_as_training_reads_them(root, width, height):
+    write(root, images=[image(n, width=width, height=height) for n in (1, 2, 3)])
+    assert found(root, quick=True) == {}
+
+
 def test_a_missing_image_is_found(root):
     (root / "train2017" / "2.jpg").unlink()
     assert found(root) == {p.MISSING: ("2.jpg",)}
@@ -132,8 +138,10 @@ def test_a_missing_image_folder_is_one_problem(root):
 
 
 def test_different_categories_are_found(root):
-    write(root, "val", categories=[*CATEGORIES, {"id": 9, "name": "cow"}])
-    assert [q.kind for check in check_folder(root) for q in check.problems] == [p.OTHER_CATEGORIES]
+    write(root, "val", categories=[{"id": 7, "name": "cow"}, CATEGORIES[1]])
+    _, val = check_folder(root)
+    examples = ("category 7, 'cat', is in train only", "category 7, 'cow', is in val only")
+    assert [(q.kind, q.examples) for q in val.problems] == [(p.OTHER_CATEGORIES, examples)]
 
 
 def test_a_split_without_annotations_is_left_out(root):
@@ -219,6 +227,16 @@ def test_the_command_never_overwrites_its_input(root, name):
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert "never overwritten" in error
     assert (root / "annotations" / "instances_train2017.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["/proc/no/clean.json", "file/clean.json", "n" * 300])
+def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(root, name):
+    (root / "file").touch()
+    code, out, error = run(root, "--split", "train", "--fix", name, cwd=root)
+    assert (code, error.count("\n")) == (2, 1)
+    assert ("verdict" in out) == (name[0] == "n")  # the length of a name shows only then
+    code, out, error = run("n" * 300, cwd=root)
+    assert (code, out, error.count("\n")) == (2, "", 1)
 
 
 def test_the_command_wants_to_know_which_split_to_clean(root):

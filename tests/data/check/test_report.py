@@ -38,7 +38,8 @@ def test_a_problem_has_count_examples_and_effect():
 
 
 def test_what_cannot_be_mended_is_not_offered_to_be():
-    assert "--fix" not in report([checked(problems=[Problem(p.NO_FOLDER, 1, ())])])
+    for kind in (p.NO_FOLDER, p.TURNED):
+        assert "--fix" not in report([checked(problems=[Problem(kind, 1, ())])])
     assert "--fix" not in report([checked(problems=[Problem(p.UNREADABLE, 1, ())], cleaned=None, categories=())])
 
 
