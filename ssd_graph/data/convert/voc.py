@@ -17,7 +17,7 @@ from ssd_graph.data.image_files import SUFFIXES, find_images
 Difficult = Literal["crowd", "keep", "drop"]
 
 BAD_XML = Kind("XML file that cannot be read", LEFT_OUT)
-NO_XML = Kind("listed image without an XML file", LEFT_OUT)
+NO_XML = Kind("image without an XML file", LEFT_OUT)
 BAD_OBJECT = Kind("object without a name or a box", LEFT_OUT)
 DROPPED = Kind("difficult object", "dropped, as --difficult drop says")
 NOT_LISTED = Kind("XML file that neither train nor val lists", "not used")
@@ -51,13 +51,18 @@ def read_voc(root: Path, difficult: Difficult) -> DataSet:
     """
     data = DataSet({}, {})
     numbers: dict[str, int] = {}
-    for split, (files, folder) in _splits(root, data).items():
+    for split, (files, folder, are_listed) in _splits(root, data).items():
         images: dict[str, Path | None] = {}
-        for path in find_images([folder]):
+        paths = find_images([folder])
+        for path in paths:
             for name in (path.stem, path.name):  # what two images have says nothing
                 images[name] = None if name in images else path
         read = (_read(file, images, numbers, difficult, data) for file in files)
         data.splits[split] = [picture for picture in read if picture]
+        described = {file.stem for file in files} | {picture.path.stem for picture in data.splits[split]}
+        for path in paths:
+            if not are_listed and path.stem not in described:
+                data.findings.add(NO_XML, place(path))
     data.categories = dict(enumerate(sorted(numbers), 1))
     sorted_numbers = {numbers[name]: number for number, name in data.categories.items()}
     boxes = [thing.xyxy for split in data.splits.values() for picture in split for thing in picture.objects]
@@ -75,26 +80,28 @@ def _final(thing: Object, numbers: dict[int, int], first: int) -> Object:
     return thing._replace(category=numbers[thing.category], xyxy=(x1 - first, y1 - first, x2, y2))
 
 
-def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path]]:
-    """The XML files of each split and the folder of its images."""
+def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path, bool]]:
+    """The XML files of each split, the folder of its images, and whether a list says which of them belong to it."""
     name = next(name for name in _XML_FOLDERS if any((root / name).glob("*.xml")))
     folder, files = root / name, sorted((root / name).glob("*.xml"))
     if name in ("train", "valid", "val"):  # as Roboflow exports it
         if (root / "test").is_dir():
             data.notes.append(NO_TEST)
         folders = {"train": root / "train", "val": root / ("valid" if (root / "valid").is_dir() else "val")}
-        return {split: (sorted(place.glob("*.xml")), place) for split, place in folders.items() if place.is_dir()}
+        return {
+            split: (sorted(place.glob("*.xml")), place, False) for split, place in folders.items() if place.is_dir()
+        }
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
     lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}
     if "test" in lists:
         data.notes.append(NO_TEST)
     chosen = {split: lists[split] for split in ("train", "val") if split in lists}
     if not chosen and "trainval" not in lists:
-        return {"train": (files, images)}
+        return {"train": (files, images, False)}
     listed = {split: _listed(file, folder, data) for split, file in (chosen or {"train": lists["trainval"]}).items()}
     for file in sorted({*files} - {file for split in listed.values() for file in split}):
         data.findings.add(NOT_LISTED, place(file))
-    return {split: (found, images) for split, found in listed.items()}
+    return {split: (found, images, True) for split, found in listed.items()}
 
 
 def _listed(file: Path, folder: Path, data: DataSet) -> list[Path]:

@@ -1,8 +1,9 @@
-"""YOLO's layout: a data.yaml or a list of classes, images, and a text file of relative boxes for each image."""
+"""YOLO's layout: a data.yaml, obj.data or list of classes, images, and a text file of relative boxes for each image."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -18,15 +19,16 @@ from ssd_graph.data.image_files import find_images
 _ROUNDING = 0.01
 """How far a number may lie outside 0 to 1; such boxes are cut to the image."""
 _USUAL = {
-    "train": ("images/train", "train/images", "train"),
-    "val": ("images/val", "images/valid", "val/images", "valid/images", "val", "valid"),
+    "train": ("images/train", "images/train2017", "train/images", "train", "train2017"),
+    "val": ("images/val", "images/valid", "images/val2017", "val/images", "valid/images", "val", "valid", "val2017"),
 }
 """Where images lie if nothing says so."""
-CLASS_LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
+WITHOUT_YAML = ("obj.data", "classes.txt", "obj.names", "labels/classes.txt")
+"""What says the names of the classes where no yaml file does."""
 
 OUTSIDE = Kind("label with a number outside 0 to 1, or NaN", LEFT_OUT)
 NO_LABELS = Kind("image without a label file", "has no objects")
-NO_IMAGE = Kind("label file whose image is not there or not listed", "not used")
+NO_IMAGE = Kind("label file whose image is not there or not listed", LEFT_OUT)
 REPEATED = Kind("label given twice", "used once")
 
 
@@ -43,7 +45,7 @@ class _Settings(msgspec.Struct):
 
 
 def read_yolo(file: Path) -> DataSet:
-    """The data set of a data.yaml, or of a list of classes.
+    """The data set of a data.yaml, of an obj.data (as CVAT writes for Darknet), or of a list of classes.
 
     Raises:
         InputError: a file cannot be read; a split is not there; a label is no box and no polygon, or of an unknown
@@ -57,7 +59,7 @@ def read_yolo(file: Path) -> DataSet:
     used: set[Path] = set()
     for split, entries in _splits(settings, root).items():
         data.splits[split] = []
-        for path in _images(entries, bases, data):
+        for path in _images(entries, file, bases, data):
             label = _label_file(path)
             if label is None:
                 data.findings.add(NO_LABELS, place(path))
@@ -74,15 +76,41 @@ def read_yolo(file: Path) -> DataSet:
     return data
 
 
-def _settings(file: Path) -> _Settings:
+def has_names(file: Path) -> bool:
+    """Whether a yaml file, which may be of any program, seems to list classes."""
     try:
-        if file.suffix not in (".yaml", ".yml"):
-            return _Settings([name for line in file.read_text("utf-8-sig").splitlines() if (name := line.strip())])
+        return re.search(rb"""\bnames["']?\s*:""", file.read_bytes()) is not None
+    except OSError:
+        return False
+
+
+def _settings(file: Path) -> _Settings:
+    if file.suffix == ".data":
+        told = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in _lines(file))}
+        train, valid, test = (told.get(split, "") for split in ("train", "valid", "test"))
+        names = _locate(told.get("names") or "obj.names", [file.parent]) or file.with_suffix(".names")
+        return _Settings(_names(names), train=train, valid=valid, test=test)
+    if file.suffix not in (".yaml", ".yml"):
+        return _Settings(_names(file))
+    try:
         # This loader makes nothing but text, lists and dictionaries, so a class may be called `no` or `1`.
         content = yaml.load(file.read_bytes(), Loader=yaml.BaseLoader)
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if value not in ("null", "Null", "NULL", "~")}
         return msgspec.convert(content, _Settings, strict=False)
     except (OSError, ValueError, RecursionError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise InputError(f"cannot read {file}: {error}; it needs names, and train and val") from error
+
+
+def _names(file: Path) -> list[str]:
+    """The class of each line, whose number is the line's."""
+    try:
+        names = [line.strip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file}: {error}; it needs the name of a class in each line") from error
+    if "" in names:
+        raise InputError(f"{file}, line {names.index('') + 1}: it is blank; remove it, or write the name of its class")
+    return names
 
 
 def _splits(settings: _Settings, root: Path) -> dict[str, list[str]]:
@@ -94,13 +122,13 @@ def _splits(settings: _Settings, root: Path) -> dict[str, list[str]]:
     return splits or {"train": ["images" if (root / "images").is_dir() else "."]}
 
 
-def _images(entries: Iterable[str], bases: list[Path], data: DataSet) -> list[Path]:
+def _images(entries: Iterable[str], file: Path, bases: list[Path], data: DataSet) -> list[Path]:
     """The images that folders and lists name, each once."""
     found: dict[Path, None] = {}
     for entry in entries:
         where = _locate(entry, bases)
         if where is None:
-            raise InputError(f"'{entry}' of the yaml file is not below {bases[-1]}; correct it, or `path:`")
+            raise InputError(f"'{entry}', which {file.name} names, is not below {bases[-1]}; correct it, or `path:`")
         if where.is_file() and where.suffix == ".txt":
             for line in _lines(where):
                 if (name := line.strip()) and (image := _locate(name, [where.parent, *bases])):
@@ -130,7 +158,7 @@ def _label_file(image: Path) -> Path | None:
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
     candidates = (Path(*folders, beside.name), beside)
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if os.path.isfile(file)), None)
 
 
 def _objects(file: Path, names: dict[int, str], keypoints: tuple[int, int] | None, findings: Findings) -> list[Object]:

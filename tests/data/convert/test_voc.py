@@ -185,6 +185,16 @@ def test_an_object_without_a_name_or_a_box_is_left_out(root, capsys, bad):
     assert "a.jpg" in capsys.readouterr().out.replace("a.xml", "a.jpg")
 
 
+def test_an_image_without_an_xml_file_is_counted_where_no_list_says_what_is_used(root, capsys):
+    picture(root / "JPEGImages" / "c.jpg")
+    converted(root)
+    assert "without an XML file" not in capsys.readouterr().out
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.unlink()
+    assert convert(root, root.parent / "again") == 1
+    assert "1  image without an XML file  left out\n               JPEGImages/c.jpg\n" in capsys.readouterr().out
+
+
 def test_a_listed_image_without_an_xml_file_is_left_out(root, capsys):
     listed(root, train=f"a\nnone\n{'n' * 300}\n")
     assert converted(root, code=1) == {"a.jpg": [BOX]}

@@ -1,6 +1,7 @@
 """YOLO's folders become COCO's: where images and labels lie, what a label may be, what is left out and refused."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -57,12 +58,55 @@ def test_roboflows_export_is_converted(root):
         {"path": "..", "train": "in/train/images", "val": "in/valid/images"},
         {"path": "/content/gone", "train": "/content/gone/train/images/", "val": "valid\\images"},
         {"train": ["train/images", "train/images"], "val": "lists/val.txt"},
+        {"path": None, "train": "train/images", "val": "valid/images", "test": None},
         {},
     ],
 )
 def test_images_are_found_however_the_yaml_names_them(root, entries):
     write(root / "lists" / "val.txt", "../valid/images/valid.jpg\n\n")
     describe(root, **entries)
+    assert only_box(root) == ("cat", BOX)
+
+
+def test_a_val_of_null_is_none(root, capsys):
+    picture(root / "train" / "images" / "more.jpg")
+    write(root / "train" / "labels" / "more.txt", LABEL)
+    describe(root, train="train/images", val=None)
+    assert len(converted(root)) == 1
+    assert "val is made of 1 of the 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["images/train2017", "images/train", "train2017"])
+def test_train_and_val_are_told_apart_without_a_yaml_file(tmp_path, folder):
+    for split in ("train", "val"):
+        image = tmp_path / "in" / folder.replace("train", split) / f"{split}.jpg"
+        picture(image)
+        write(image.with_suffix(".txt"), LABEL)
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    assert [list(boxes(tmp_path / "out", split)) for split in ("train", "val")] == [["train.jpg"], ["val.jpg"]]
+
+
+def test_the_lists_that_cvat_writes_for_darknet_are_read(tmp_path, capsys):
+    for split in ("train", "valid"):
+        picture(tmp_path / "in" / f"obj_{split}_data" / f"{split}.jpg")
+        write(tmp_path / "in" / f"obj_{split}_data" / f"{split}.txt", LABEL)
+        write(tmp_path / "in" / f"{split}.txt", f"data/obj_{split}_data/{split}.jpg\n")
+    lists = "train = data/train.txt\nvalid = data/valid.txt\n"
+    write(tmp_path / "in" / "obj.data", f"classes = 1\n{lists}names = data/obj.names\nbackup = backup/\n")
+    write(tmp_path / "in" / "obj.names", "cat\n")
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    assert [list(boxes(tmp_path / "out", split)) for split in ("train", "val")] == [["train.jpg"], ["valid.jpg"]]
+    (tmp_path / "in" / "valid.txt").unlink()
+    capsys.readouterr()
+    assert "'data/valid.txt', which obj.data names, is not" in refused(capsys, tmp_path / "in", tmp_path / "again")
+
+
+def test_a_blank_line_between_classes_is_refused_and_one_behind_them_is_not(root, capsys):
+    (root / "data.yaml").unlink()
+    write(root / "classes.txt", "cat\n\nno\n")
+    assert "classes.txt, line 2: it is blank; remove it" in refused(capsys, root, root.parent / "out")
+    write(root / "classes.txt", "cat\nno\n\n \n")
     assert only_box(root) == ("cat", BOX)
 
 
@@ -85,7 +129,7 @@ def test_a_split_that_is_named_and_not_there_is_refused(root, capsys, monkeypatc
     (root / "images").mkdir()  # which would do for every split
     picture(root / "elsewhere" / "other" / "images" / "x.jpg")  # of another data set
     monkeypatch.chdir(root / "elsewhere")
-    assert "'other/images' of the yaml file is not below" in refused(capsys, root, root.parent / "out")
+    assert "'other/images', which data.yaml names, is not below" in refused(capsys, root, root.parent / "out")
 
 
 @pytest.mark.parametrize("names", ["[cat, no]", "{0: cat, 1: no}", "\n  1: no\n  0: cat", "\n- cat\n- no\n"])
@@ -150,7 +194,7 @@ def test_empty_and_missing_labels_are_images_without_objects(root, capsys):
     picture(root / "train" / "images" / "none.jpg")
     write(root / "train" / "labels" / "empty.txt", "")
     write(root / "train" / "labels" / "orphan.txt", LABEL)
-    assert converted(root) == {"train.jpg": [("cat", *BOX.expected)], "empty.jpg": [], "none.jpg": []}
+    assert converted(root, code=1) == {"train.jpg": [("cat", *BOX.expected)], "empty.jpg": [], "none.jpg": []}
     out = capsys.readouterr().out
     assert "images/none.jpg" in out
     assert "images/empty.jpg" not in out
@@ -221,8 +265,11 @@ def test_a_yaml_file_executes_nothing(root):
 
 def test_two_yaml_files_are_asked_about_and_one_may_be_given(root, capsys):
     (root / "data.yaml").rename(root / "a.yaml")
-    write(root / "b.yml", "")
-    assert "more than one yaml file; give one of" in refused(capsys, root, root.parent / "out")
+    write(root / "b.yml", "names: [cat]")
+    write(root / ".c.yml", "names: [cat]")
+    write(root / "d.yml", "repos: []")
+    line = refused(capsys, root, root.parent / "out")
+    assert re.search(r"more than one yaml file; give one of \S*/a\.yaml, \S*/b\.yml$", line)
     assert convert(root / "a.yaml", root.parent / "out") == 0
 
 
