@@ -15,6 +15,7 @@ one line that says what to do.
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser
@@ -31,18 +32,21 @@ def main() -> int:
     from ssd_graph.data.convert.layouts import read_folder
     from ssd_graph.data.convert.pictures import LEFT_OUT, require_boxes, settle
     from ssd_graph.data.convert.write import require_new, share_out, write_coco
+    from ssd_graph.files import require_writable
 
     require_new(args.dst)
+    require_writable(args.dst.parent, "place")
     if files := _given(args):
         data = read_coco(files, args.upright)
     else:
         data = read_folder(args.src, args.difficult, args.upright)
     data = settle(data, args.upright)
-    if len(data.splits) == 1:
+    shared = len(data.splits) == 1
+    if shared:
         share_out(data, 0.1 if args.val_share is None else args.val_share, args.seed)
     elif args.val_share is not None:
         raise InputError("there are images for train and for val already; leave out --val-share")
-    require_boxes(data)
+    require_boxes(data, shared)
     write_coco(data, args.dst, copy=args.copy)
     checks = check_folder(args.dst, quick=True, upright=data.upright)
     left_out = data.findings.problems()
@@ -83,10 +87,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
 
 
 def _given(args: argparse.Namespace) -> dict[str, CocoFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -82,7 +83,7 @@ def _read(file: CocoFile, findings: Findings, upright: bool) -> tuple[dict[int, 
     content = read_content(file.annotations, unreadable)
     if content is None:
         raise InputError(f"{file.annotations} is not a COCO file: {unreadable.problems()[0].examples[0]}")
-    if not file.images.is_dir():
+    if not os.path.isdir(file.images):
         raise InputError(f"no folder {file.images}, which should hold the images of {file.annotations}")
     categories = check_categories(content["categories"], findings)
     images = check_images(content["images"], findings, file.images, upright)

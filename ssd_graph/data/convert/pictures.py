@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ UNDECODABLE = Kind(p.UNDECODABLE.name, LEFT_OUT)
 WRONG_SIZE = Kind(p.WRONG_SIZE.name, LEFT_OUT)
 BOX_EMPTY = Kind("box without area, or outside its image", LEFT_OUT)
 BOX_OVER_EDGE = Kind(p.BOX_OVER_EDGE.name, "cut to the image")
+REPEATED_FILE = Kind(p.REPEATED_FILE.name, LEFT_OUT)
 IN_BOTH = Kind("image in train and in val", "used in both: the score flatters")
 
 
@@ -102,13 +104,17 @@ def settle(data: DataSet, upright: bool | None = None) -> DataSet:
     return DataSet(splits, data.categories, data.findings, data.notes, upright=upright)
 
 
-def require_boxes(data: DataSet) -> None:
-    """Raise InputError, with what was left out, if nothing could be learnt or scored in a split."""
+def require_boxes(data: DataSet, shared: bool) -> None:
+    """Raise InputError, with what was left out, if nothing could be learnt or scored in a split; `shared` says whether
+    val was made of train.
+    """
     for name, split in data.splits.items():
         boxes = (thing.xyxy for picture in split for thing in picture.objects)
         if not any(max(x2 - x1, y2 - y1) > 1 for x1, y1, x2, y2 in boxes):
             reasons = "; ".join(f"{q.count} times: {q.kind.name}, {q.examples[0]}" for q in data.findings.problems())
-            raise InputError(f"no box larger than a pixel in {name}, {len(split)} images ({reasons or 'no labels'})")
+            advice = "; try another --seed, or a larger --val-share" if shared and name == "val" else ""
+            what = f"no box larger than a pixel in {name}, {len(split)} images"
+            raise InputError(f"{what} ({reasons or 'no labels'}){advice}")
 
 
 def _headers(paths: Sequence[Path]) -> dict[Path, _Header | Exception]:
@@ -139,8 +145,12 @@ def _are_upright(pictures: Sequence[Picture], headers: dict[Path, _Header | Exce
 def _settled(
     pictures: Sequence[Picture], headers: dict[Path, _Header | Exception], upright: bool, data: DataSet
 ) -> list[Picture]:
-    kept = []
+    kept, met = [], set[str]()
     for picture in pictures:
+        if (file := os.path.abspath(picture.path)) in met:
+            data.findings.add(REPEATED_FILE, place(picture.path))
+            continue
+        met.add(file)
         header = headers[picture.path]
         if isinstance(header, Exception):
             kind = MISSING if isinstance(header, FileNotFoundError) else UNDECODABLE

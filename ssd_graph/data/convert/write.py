@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,18 +16,21 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError, say_once
 from ssd_graph.data.convert.pictures import DataSet, Picture
 
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How disks say that they take no links."""
+
 
 def share_out(data: DataSet, share: float, seed: int) -> None:
     """Make the split that is missing of the one that is there.
 
-    The name of an image and the seed decide, so that further images move none of the others. The copies that Roboflow
-    makes of an image (`a_jpg.rf.HASH.jpg`) stay together.
+    The name of an image, with its folders below the one that holds all, and the seed decide, so that further images
+    move none of the others. The copies that Roboflow makes of an image (`a_jpg.rf.HASH.jpg`) stay together.
 
     Raises:
         InputError: there is one image only.
     """
     (there,) = data.splits.values()
-    keys = {picture.path: _key(picture.path, seed) for picture in there}
+    keys = {picture.path: _key(name, seed) for picture, name in zip(there, _names(there), strict=True)}
     order = sorted(set(keys.values()))
     if len(order) < 2:
         raise InputError("there are too few images for train and val")
@@ -40,16 +44,18 @@ def share_out(data: DataSet, share: float, seed: int) -> None:
     )
 
 
-def _key(path: Path, seed: int) -> float:
+def _key(name: str, seed: int) -> float:
     """A number from 0 to 1."""
-    name = path.name.partition(".rf.")[0]
-    digest = hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest()
+    folders, slash, file = name.rpartition("/")
+    original = folders + slash + file.partition(".rf.")[0]
+    digest = hashlib.sha256(f"{seed} {original}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def require_new(folder: Path) -> None:
     """Raise InputError if there is something in `folder`."""
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    # Unlike Path's functions, these take a name that no folder can have.
+    if os.path.islink(folder) or (os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder))):
         raise InputError(f"{folder} is there already; choose another name, or remove it")
 
 
@@ -76,7 +82,7 @@ def write_coco(data: DataSet, folder: Path, *, copy: bool = False) -> None:
         making.chmod(0o755)
         making.replace(folder)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another place") from error
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another place") from error
     finally:
         if making:
             shutil.rmtree(making, ignore_errors=True)
@@ -120,6 +126,8 @@ def _place(source: Path, target: Path, copy: bool) -> None:
         try:
             target.symlink_to(source)
             return
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             say_once("this disk takes no links: the images are copied")
     shutil.copyfile(source, target)

@@ -8,7 +8,7 @@ import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Findings
-from ssd_graph.data.convert.pictures import DataSet, Object, Picture, settle
+from ssd_graph.data.convert.pictures import DataSet, Object, Picture, require_boxes, settle
 from ssd_graph.data.convert.write import share_out
 from tests.conftest import train_tiny
 from tests.data.convert.folders import boxes, convert, picture, refused, voc, write
@@ -45,6 +45,33 @@ def test_a_disk_without_links_gets_copies_and_a_line(root, tmp_path, monkeypatch
     assert convert(root, tmp_path / "out") == 0
     assert not any(file.is_symlink() for file in images(tmp_path / "out"))
     assert capsys.readouterr().err.count("takes no links: the images are copied\n") <= 1  # once in a process
+
+
+def test_any_other_reason_not_to_link_is_told(root, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert "No space left on device" in refused(capsys, root, tmp_path / "out")
+
+
+def test_an_image_that_two_files_describe_is_used_once(root, tmp_path, capsys):
+    write(root / "Annotations" / "a (1).xml", voc([("cat", 11, 21, 30, 40)], "a.jpg"))
+    assert convert(root, tmp_path / "out") == 1
+    assert sorted(file.name for file in images(tmp_path / "out")) == ["a.jpg", "b.jpg"]
+    assert "1  image file named again  left out\n               JPEGImages/a.jpg\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["/proc/no/out", "in/Annotations/a.xml/out"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(root, tmp_path, capsys, place):
+    assert convert(tmp_path / "gone", tmp_path / place) == 2
+    assert "cannot write into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("n" * 300, "out"), ("in", "n" * 300)])
+def test_a_name_that_is_too_long_is_refused_in_one_line(root, tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, *arguments)
 
 
 def test_a_failure_in_the_middle_leaves_nothing(root, tmp_path, monkeypatch, capsys):
@@ -88,7 +115,7 @@ def data(names):
 def shared(names, share=0.1, seed=0):
     result = data(names)
     share_out(result, share, seed)
-    sides = [{picture.path.name for picture in result.splits[split]} for split in ("train", "val")]
+    sides = [{str(picture.path.relative_to("x")) for picture in result.splits[split]} for split in ("train", "val")]
     assert sides[0] | sides[1] == set(names)
     assert not sides[0] & sides[1]
     return sides[1]
@@ -99,6 +126,7 @@ def test_a_share_is_near_what_was_asked_and_other_seeds_choose_others():
     assert 70 < len(shared(names)) < 130
     assert 270 < len(shared(names, 0.3)) < 330
     assert shared(names) != shared(names, seed=1)
+    assert 70 < len(shared([f"{number}/rgb.jpg" for number in range(1000)])) < 130
 
 
 def test_further_images_move_none_of_the_others():
@@ -121,7 +149,15 @@ def test_the_copies_of_an_image_that_roboflow_makes_stay_together():
     )
 
 
-@pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan"])
+def test_a_val_without_boxes_is_told_of_what_chooses_others():
+    result = data(["a.jpg"])
+    result.splits["val"] = [Picture(Path("b.jpg"), [], (10, 10))]
+    for shared, words in ((True, "; try another --seed, or a larger --val-share"), (False, r"\(no labels\)$")):
+        with pytest.raises(InputError, match=words):
+            require_boxes(result, shared)
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "abc"])
 def test_a_share_that_is_none_is_refused(share, capsys):
     assert convert("a", "b", "--val-share", share) == 2
     assert "is not between 0 and 1" in capsys.readouterr().err
