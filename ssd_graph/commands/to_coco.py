@@ -4,9 +4,10 @@
     python tools/to_coco.py VOCdevkit/VOC2007 coco --difficult drop
     python tools/to_coco.py coco --train-annotations a.json --train-images a --val-annotations b.json --val-images b
 
-The layout is recognised: YOLO's data.yaml or classes.txt with boxes or polygons, VOC's XML files, Roboflow's exports,
-COCO files. The folder gets links to the images, or copies with --copy, and appears when it is whole. Polygons become
-the boxes around them. Prints what was left out, with examples, and what check_coco.py says of the result.
+The layout is recognised: YOLO's data.yaml, obj.data or classes.txt with boxes or polygons, VOC's XML files,
+Roboflow's exports, COCO files. The folder gets links to the images, or copies with --copy, and appears when it is
+whole. Polygons become the boxes around them. Prints what was left out, with examples, and what check_coco.py --quick
+says of the result.
 
 Exit codes: 0 all was converted; 1 something was left out, or the check found something; 2 nothing was written, with
 one line that says what to do.

@@ -24,7 +24,7 @@ def share_out(data: DataSet, share: float, seed: int) -> None:
     """Make the split that is missing of the one that is there.
 
     The name of an image, with its folders below the one that holds all, and the seed decide, so that further images
-    move none of the others. The copies that Roboflow makes of an image (`a_jpg.rf.HASH.jpg`) stay together.
+    there move none of the others. The copies that Roboflow makes of an image (`a_jpg.rf.HASH.jpg`) stay together.
 
     Raises:
         InputError: there is one image only.
