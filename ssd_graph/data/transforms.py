@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -109,7 +109,7 @@ def read_file(path: Path) -> memoryview:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an opened image: 1 is upright, 5 to 8 lie on a side; 1 if the tag makes no sense."""
     try:
-        tag = image.getexif().get(ExifTags.Base.Orientation)
+        tag: Any = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a stranger's tags can make their reader raise anything
         return 1
     return int(tag) if tag in range(1, 9) else 1
