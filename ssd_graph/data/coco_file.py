@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, TypeVar
 from zipfile import BadZipFile
 
 import msgspec
@@ -29,7 +29,11 @@ from ssd_graph.files import atomic_write, user_cache
 
 _KEEP_FROM = 1 << 24
 """Bytes of an annotation file from which on its columns are kept; smaller ones are read in less than a second."""
-_FORMAT = "ssd_graph columns 2"
+_FORMAT = "ssd_graph columns 3"
+
+
+LARGEST_AREA = 1e10
+"""Pixels; COCO's numbers leave out an object with a larger area, or with a negative one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Columns:
     """float64 [B, 4]: its box in pixels; NaN and infinity are possible."""
     areas: np.ndarray
     """float64 [B]: of the object in pixels, which chooses its class of size; the box's where the file says
-    nothing, null or NaN."""
+    nothing, null, NaN, or what COCO would leave out."""
     crowds: np.ndarray
     """bool [B]: whether it stands for a crowd of objects."""
     category_ids: np.ndarray
@@ -139,7 +143,7 @@ class AnnotationEntry(msgspec.Struct, gc=False):
     category_id: Id
     bbox: tuple[float, float, float, float]
     area: float | None = None
-    iscrowd: Literal[0, 1] | bool | None = None
+    iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] | bool | None = None
 
 
 class CategoryEntry(msgspec.Struct):
@@ -193,7 +197,8 @@ def _columns(
         _ANNOTATION,
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        areas = np.where(np.isnan(rows["area"]), rows["xywh"][:, 2] * rows["xywh"][:, 3], rows["area"])
+        areas = rows["xywh"][:, 2:].clip(0).prod(1).clip(max=LARGEST_AREA)
+    areas = np.where((rows["area"] >= 0) & (rows["area"] <= LARGEST_AREA), rows["area"], areas)
     columns = Columns(
         image_ids=np.array(ids, np.int64),
         file_names=np.array(names, np.str_),

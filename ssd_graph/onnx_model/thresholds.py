@@ -73,8 +73,9 @@ def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Cate
     import onnx
 
     overall = thresholds["overall"]["score"] if thresholds["overall"] else DEFAULT
-    ids = dict(zip(categories.names, categories.ids, strict=True))
-    per_class = {str(ids[name]): best["score"] for name, best in thresholds["per_class"].items() if best}
+    # By id, as the summary has them: names may be shared.
+    classes = zip(sorted(categories.ids), thresholds["per_class"].values(), strict=True)
+    per_class = {str(number): best["score"] for number, best in classes if best}
     model = onnx.load(path)
     kept = [entry for entry in model.metadata_props if entry.key != _KEY]
     del model.metadata_props[:]

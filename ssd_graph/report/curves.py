@@ -23,8 +23,8 @@ _PERCENTILES = {"median": 50, "90 %": 90, "99 %": 99}
 _PRECISION, _RECALL = Axis("precision"), Axis("recall")
 
 
-def precision_recall(scores: CocoScores, matches: Matches) -> str:
-    """Mean curves at three demands on the overlap, and those of single classes at IoU 0.5."""
+def precision_recall(scores: CocoScores, num_objects: np.ndarray) -> str:
+    """Mean curves at three demands on the overlap, and those of single classes, with `num_objects` [K], at IoU 0.5."""
     known = np.flatnonzero((scores.precision > -1).all((0, 1)))
     if not len(known):
         return "<p>There are no objects, so there are no curves.</p>"
@@ -35,7 +35,7 @@ def precision_recall(scores: CocoScores, matches: Matches) -> str:
         Line("mean of IoU 0.5 to 0.95", _RECALLS, curves.mean(0), "s2"),
     ]
     areas = ", ".join(f"{line.label}: mean precision {line.y.mean():.2f}" for line in overall)
-    title, shown = _classes_to_show(scores, matches, known)
+    title, shown = _classes_to_show(scores, num_objects, known)
     names, ap50 = list(scores.per_class), scores.precision[0].mean(0)
     lines = [
         Line(f"{names[k]} {ap50[k]:.2f}", _RECALLS, scores.precision[0, :, k], f"s{n}") for n, k in enumerate(shown)
@@ -46,12 +46,12 @@ def precision_recall(scores: CocoScores, matches: Matches) -> str:
     )
 
 
-def _classes_to_show(scores: CocoScores, matches: Matches, known: np.ndarray) -> tuple[str, np.ndarray]:
+def _classes_to_show(scores: CocoScores, num_objects: np.ndarray, known: np.ndarray) -> tuple[str, np.ndarray]:
     """The best and worst classes by AP at IoU 0.5, of the half with more objects: a few objects give no curve."""
     ap50 = scores.precision[0].mean(0)
     if len(known) <= 2 * NUM_CLASSES:
         return "Each class, IoU 0.5", known[np.argsort(-ap50[known], kind="stable")]
-    _, counts = np.unique(matches.objects.category_ids, return_counts=True)
+    counts = num_objects[known]
     frequent = known[counts >= np.median(counts)]
     order = frequent[np.argsort(-ap50[frequent], kind="stable")]
     ends = np.concatenate([order[:NUM_CLASSES], order[-NUM_CLASSES:]])

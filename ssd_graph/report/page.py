@@ -70,7 +70,7 @@ def write_report(
     sections = [
         _overview(result.scores.stats),
         _classes(result.scores, matrix),
-        _curves(result.scores, matches, curve),
+        _curves(result.scores, matrix, matches, curve),
         _confusion(matrix, list(result.scores.per_class), at),
         *_pictures(split, matches, at),
         *_latency(seconds, result.summary["run"]),
@@ -166,7 +166,7 @@ def _class_table(scores: CocoScores, matrix: np.ndarray) -> str:
     )
 
 
-def _curves(scores: CocoScores, matches: Matches, curve: Sweep) -> Section:
+def _curves(scores: CocoScores, matrix: np.ndarray, matches: Matches, curve: Sweep) -> Section:
     best = curve.best
     note = (
         "F1 over all classes, at IoU 0.5, is highest when detections with a score below "
@@ -176,7 +176,7 @@ def _curves(scores: CocoScores, matches: Matches, curve: Sweep) -> Section:
     )
     if not curve.f1[best]:
         note = f"At IoU 0.5 no object is found. What follows leaves out scores below {curve.thresholds[best]:.2f}."
-    charts = precision_recall(scores, matches) + score_charts(matches, curve)
+    charts = precision_recall(scores, matrix[:-1].sum(1)) + score_charts(matches, curve)
     return Section("curves", "Precision and recall", f'<p>{note}</p><div class="charts">{charts}</div>')
 
 

@@ -29,7 +29,7 @@ class CocoScores:
     stats: dict[str, float]
     """Keys STAT_NAMES."""
     per_class: dict[str, float | None]
-    """AP by category name; None without ground truth."""
+    """AP by category name, in the order of ids; None without ground truth. A name that is taken has its id behind."""
     table: str
     """The twelve numbers as pycocotools prints them."""
     precision: np.ndarray = field(compare=False, repr=False)
@@ -37,7 +37,7 @@ class CocoScores:
 
 
 class Objects(NamedTuple):
-    """Ground truth in file order; boxes that are not finite are no objects."""
+    """Ground truth in file order; boxes that are not finite in float32, as training has them, are no objects."""
 
     image_ids: np.ndarray
     """int64 [G], the file's."""
@@ -53,7 +53,7 @@ class Objects(NamedTuple):
     @staticmethod
     def of(columns: Columns) -> Objects:
         """The objects of an annotation file."""
-        finite = np.isfinite(columns.xywh).all(1)
+        finite = (np.abs(columns.xywh) <= np.finfo(np.float32).max).all(1)
         owners, categories = columns.owners[finite], columns.owner_categories[finite]
         return Objects(
             columns.image_ids[owners],
@@ -84,7 +84,8 @@ class CocoScorer:
         self._dataset = {
             "info": {},
             "images": [{"id": i + 1} for i in range(len(self.image_ids))],
-            "categories": [{"id": k + 1, "name": name} for k, name in enumerate(self._names)],
+            # hotcoco asks for names, and for such that are text of UTF-8.
+            "categories": [{"id": k + 1, "name": str(k + 1)} for k in range(len(self._names))],
             "annotations": [
                 {"id": g + 1, "image_id": i, "category_id": k, "bbox": box, "area": area, "iscrowd": int(crowd)}
                 for g, (i, k, box, area, crowd) in enumerate(
@@ -162,7 +163,8 @@ class CocoScorer:
         result: dict[str, float | None] = {}
         for k, name in enumerate(self._names):
             values = precision[:, :, k]
-            name = name if name not in result else f"{name} ({self.category_ids[k]})"
+            while name in result:
+                name += f" ({self.category_ids[k]})"
             result[name] = float(values.mean()) if (values > -1).any() else None
         return result
 

@@ -165,7 +165,13 @@ def test_an_entry_that_is_not_accepted_is_named(path, old, new, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("area", ["null", "NaN", '"x"'])
+@pytest.mark.parametrize("crowd", ["true", "1.0", '"1"'])
+def test_a_crowd_may_be_said_as_any_whole_number(path, crowd):
+    path.write_text(path.read_text(encoding="utf-8").replace('"iscrowd": 1', f'"iscrowd": {crowd}'), encoding="utf-8")
+    assert_columns(read_columns(path))
+
+
+@pytest.mark.parametrize("area", ["null", "NaN", "-1", "Infinity", "1e11", '"x"'])
 def test_an_area_that_says_nothing_is_the_boxs(path, area):
     path.write_text(path.read_text(encoding="utf-8").replace('"area": 30.5', f'"area": {area}'), encoding="utf-8")
     if area == '"x"':

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_graph.commands import eval_onnx, predict_onnx
-from ssd_graph.data.coco import load_split
+from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.thresholds import ShownFrom, write_thresholds
@@ -50,6 +50,12 @@ def test_a_class_without_a_threshold_has_the_overall_one(model):
     labels = np.array([categories.ids[0], categories.ids[1], categories.ids[1]])
     assert shown_from.shows(np.array([0.74, 0.25, 0.24]), labels).tolist() == [False, True, False]
     assert shown_from.describe() == "0.25 to 0.75, by class"
+
+
+def test_they_are_kept_by_id_whatever_the_order_and_the_names(model):
+    per_class = {"disc": {"score": 0.5}, "disc (5)": None, "disc (7)": {"score": 0.25}}
+    write_thresholds(model, {"overall": {"score": 0.5}, "per_class": per_class}, Categories((7, 2, 5), ("disc",) * 3))
+    assert OnnxDetector(model).shown_from == ShownFrom(0.5, {2: 0.5, 7: 0.25})
 
 
 def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsys, model, tiny_coco, tmp_path):

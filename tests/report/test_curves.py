@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from tests.report.conftest import made_detections, true_detections
 def diagnosed(split, rows=None):
     scorer, rows = CocoScorer(split.annotation_file), made_detections(split) if rows is None else rows
     return scorer.score(rows, split.image_ids), match(scorer, rows, split.image_ids)
+
+
+def objects_of(split, matches):
+    return (matches.objects.category_ids[:, None] == np.sort(split.categories.ids)).sum(0)
 
 
 def legend(text):
@@ -36,22 +41,24 @@ def test_the_mean_curves_have_the_area_of_the_scores(tiny_coco):
     split = load_split(tiny_coco, "val")
     scores, matches = diagnosed(split, true_detections(split, height=0.72))
     assert [scores.stats[n] for n in ("AP50", "AP75", "AP")] == pytest.approx([1, 0, 0.5])
-    text = precision_recall(scores, matches)
+    text = precision_recall(scores, objects_of(split, matches))
     areas = [float(area) for area in re.findall(r"mean precision (\d\.\d+)", text)]
     assert areas == pytest.approx([scores.stats[n] for n in ("AP50", "AP75", "AP")], abs=0.0051)
 
 
 def test_few_classes_are_all_shown_best_first(tiny_coco):
-    scores, matches = diagnosed(load_split(tiny_coco, "val"))
-    shown = legend(precision_recall(scores, matches))[3:]
+    split = load_split(tiny_coco, "val")
+    scores, matches = diagnosed(split)
+    shown = legend(precision_recall(scores, objects_of(split, matches)))[3:]
     assert {label.split()[0] for label in shown} == set(scores.per_class)
     values = [float(label.split()[1]) for label in shown]
     assert values == sorted(values, reverse=True)
 
 
 def test_of_many_classes_the_best_and_worst_frequent_ones_are_shown(shared):
-    scores, matches = diagnosed(load_split(shared / "coco_mini", "val"))
-    shown = legend(precision_recall(scores, matches))[3:]
+    split = load_split(shared / "coco_mini", "val")
+    scores, matches = diagnosed(split)
+    shown = legend(precision_recall(scores, objects_of(split, matches)))[3:]
     assert len(shown) == 6
     ids, counts = np.unique(matches.objects.category_ids, return_counts=True)
     content = json.loads((shared / "coco_mini/annotations/instances_val2017.json").read_text())
@@ -63,6 +70,14 @@ def test_of_many_classes_the_best_and_worst_frequent_ones_are_shown(shared):
     rest = [ap50[name] for name, i in id_of.items() if i in frequent and name not in names]
     assert min(ap50[name] for name in names[:3]) >= max(rest)
     assert max(ap50[name] for name in names[3:]) <= min(rest)
+
+
+def test_a_class_whose_objects_do_not_count_is_not_shown(tiny_coco):
+    """pycocotools leaves out an object by its area, which a detection may still be on."""
+    scores, _ = diagnosed(load_split(tiny_coco, "val"))
+    scores = replace(scores, precision=np.tile(scores.precision[:, :, :1], 8), per_class=dict.fromkeys("abcdefgh"))
+    scores.precision[:, :, 3] = -1
+    assert not any(label.startswith("d ") for label in legend(precision_recall(scores, np.arange(8)))[3:])
 
 
 def test_the_score_histogram_counts_every_counted_detection(tiny_coco):

@@ -288,8 +288,11 @@ def test_a_file_that_training_refuses_is_refused_by_the_same_words(truth):
         CocoScorer(truth.with_name("gone.json"))
 
 
-@pytest.mark.parametrize(("old", "new"), [('"iscrowd": 0', '"iscrowd": null'), ('"area": 2500', '"area": null')])
-def test_a_field_that_is_null_is_one_that_is_not_there(truth, old, new):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"iscrowd": 0', '"iscrowd": null'), *(('"area": 2500', f'"area": {a}') for a in ("null", "-1", "Infinity"))],
+)
+def test_a_field_that_says_nothing_is_one_that_is_not_there(truth, old, new):
     """Training and scoring take it alike; the scorers alone would fail."""
     text = truth.read_text().replace('"id": 1,', '"id": 1, "iscrowd": 0, "area": 2500,')
     truth.write_text(text)
@@ -302,10 +305,20 @@ def test_a_field_that_is_null_is_one_that_is_not_there(truth, old, new):
 def test_a_box_that_is_not_finite_is_no_object(truth):
     expected = CocoScorer(truth).score(rows_of(*PERFECT))
     content = json.loads(truth.read_text())
-    for value in (float("nan"), float("inf"), -float("inf")):
+    for value in (float("nan"), float("inf"), -float("inf"), 1e308):
         content["annotations"].append({"image_id": 5, "category_id": 3, "bbox": [1, value, 9, 9]})
     truth.write_text(json.dumps(content))
     assert CocoScorer(truth).score(rows_of(*PERFECT)) == expected
+
+
+def test_names_may_be_shared_and_need_not_be_text_of_utf_8(truth, scorer):
+    content = json.loads(truth.read_text())
+    names = ("cat", "cat", "cat (5)", "cat", "cat (5)", "a\ud800")
+    content["categories"] = [{"id": n, "name": name} for n, name in enumerate(names, start=3)]
+    truth.write_text(json.dumps(content))
+    per_class = CocoScorer(truth, scorer).score(rows_of(*PERFECT)).per_class
+    shown = ["cat", "cat (4)", "cat (5)", "cat (6)", "cat (5) (7)", "a\ud800"]
+    assert per_class == {**dict.fromkeys(shown), "cat": pytest.approx(1)}
 
 
 def test_scoring_does_not_import_torch():

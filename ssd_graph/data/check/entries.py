@@ -7,7 +7,6 @@ Nothing is assumed of the entries: they come from a user's file and may be anyth
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from PIL import Image
 
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
-from ssd_graph.data.coco_file import AnnotationEntry, CategoryEntry, Id, ImageEntry
+from ssd_graph.data.coco_file import LARGEST_AREA, AnnotationEntry, CategoryEntry, Id, ImageEntry
 from ssd_graph.data.file_names import leaves_folder, local_names
 from ssd_graph.data.transforms import FORMATS, shown_size
 
@@ -225,7 +224,7 @@ def _mended(entry: Entry, dropped: list[str], **changes: Any) -> Entry:
 
 
 def _is_empty(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+    return value is None or not 0 <= value <= LARGEST_AREA
 
 
 class _WithId(msgspec.Struct):

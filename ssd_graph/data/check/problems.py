@@ -88,7 +88,9 @@ BOX_NEGATIVE = Kind("box of negative width or height", _LEFT_OUT)
 BOX_EMPTY = Kind("box without area", _LEFT_OUT)
 BOX_OUTSIDE = Kind("box outside its image", _USED)
 BOX_OVER_EDGE = Kind("box over its image's edge", _USED, "clipped to the image")
-EMPTY_FIELD = Kind("area or iscrowd that is null or NaN", "read as if it were not there", "field removed")
+EMPTY_FIELD = Kind(
+    "area or iscrowd that is null, NaN, negative or too large", "read as if it were not there", "field removed"
+)
 _NOT_HERE = "no effect here; pycocotools alone "
 ID_BAD = Kind("annotation id missing or no integer", _NOT_HERE + "fails or guesses", "given a new id")
 ID_ZERO = Kind("annotation id 0", _NOT_HERE + "never counts a match with it", "given a new id")

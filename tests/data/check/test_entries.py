@@ -196,7 +196,7 @@ def test_a_field_that_no_command_reads_is_found(change):
     assert result.cleaned == []
 
 
-@pytest.mark.parametrize("change", [{"area": None}, {"area": float("nan")}, {"iscrowd": None}])
+@pytest.mark.parametrize("change", [{"area": None}, {"area": NAN}, {"area": -1}, {"area": 1e11}, {"iscrowd": None}])
 def test_empty_fields_are_found_and_removed(change):
     kinds, _, result = check(annotations=[annotation(segmentation=None, **change)])
     assert kinds == {p.EMPTY_FIELD: 1}
