@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--data", help=f"COCO folder, or `shapes` (default: {DEFAULT_ROOT}; with --verify the recorded one)"
     )
-    result.add_argument("--split", choices=("val", "train"), default="val", help="default: %(default)s")
+    result.add_argument("--split", choices=("val", "train"), help="default: val; with --verify the recorded one")
     result.add_argument("--limit", type=positive, help="score only the first images")
     result.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
     result.add_argument("--scorer", choices=("hotcoco", "pycocotools", "faster"), help="default: hotcoco")
@@ -70,10 +70,15 @@ def main() -> int:
     from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
     from ssd_graph.onnx_model.reproduce import compare, load_recorded
     from ssd_graph.onnx_model.thresholds import write_thresholds
-    from ssd_graph.scoring.summary import data_folder, write_summary
+    from ssd_graph.scoring.summary import data_folder, split_name, write_summary
 
-    if args.verify and args.write_thresholds:
-        raise InputError("--verify writes nothing; leave out --write-thresholds")
+    writing = [f"--{name.replace('_', '-')}" for name in ("out", "report", "write_thresholds") if getattr(args, name)]
+    if args.verify and writing:
+        raise InputError(f"--verify writes nothing; leave out {writing[0]}")
+    if args.write_thresholds:
+        import onnx  # noqa: F401  what is missing is said before the evaluation, not after it
+
+        require_writable(args.model.parent, "place for the model")
     out = args.out or args.model.parent
     if not args.verify:
         require_writable(out, "--out")
@@ -90,25 +95,27 @@ def main() -> int:
     if args.reproducible:
         settings = settings.reproducible()
     data = args.data or (data_folder(recorded.summary) if recorded else DEFAULT_ROOT)
-    split = load_split(data_root(data), args.split, empty_images=settings.empty_images)
+    name = args.split or (split_name(recorded.summary) if recorded else "val")
+    split = load_split(data_root(data), name, empty_images=settings.empty_images)
     result = evaluate_onnx(args.model, split, settings)
     print("\n".join((result.describe(), *split.remarks())))
     if recorded:
         same, lines = compare(recorded, result)
         print("\n".join(lines))
         return 0 if same else 1
+    write_summary(out, result.summary, result.rows)
     if args.write_thresholds:
         result.summary["model"]["sha256"] = write_thresholds(args.model, result.summary["thresholds"], split.categories)
-    write_summary(out, result.summary, result.rows)
-    print(f"results in {out}" + "; look at report.html" * args.report)
-    if args.write_thresholds:
-        best = {name: found["score"] for name, found in result.summary["thresholds"]["per_class"].items() if found}
-        told = ", ".join(f"{name} {score:.2f}" for name, score in list(best.items())[:10])
-        print(f"{args.model} now shows detections from these scores: {told}" + ", ..." * (len(best) > 10))
+        write_summary(out, result.summary, result.rows)  # again, of the file as it is now
     if args.report:
         from ssd_graph.report import write_report
 
         write_report(
             out / "report.html", result, split, metrics=args.model.parent / "metrics.jsonl", seconds=result.seconds
         )
+    print(f"results in {out}" + "; look at report.html" * args.report)
+    if args.write_thresholds:
+        best = {name: found["score"] for name, found in result.summary["thresholds"]["per_class"].items() if found}
+        told = ", ".join(f"{name} {score:.2f}" for name, score in list(best.items())[:10])
+        print(f"{args.model} now shows detections from these scores: {told}" + ", ..." * (len(best) > 10))
     return 0

@@ -134,7 +134,12 @@ class OnnxDetector:
     def _require_detections(
         self, num_detections: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
     ) -> None:
-        found = np.arange(scores.shape[1]) < num_detections[:, None]
+        most = scores.shape[1]
+        if not ((num_detections >= 0) & (num_detections <= most)).all():
+            raise InputError(
+                f"{self._path} gives a number of detections outside 0 to {most}; export the checkpoint again"
+            )
+        found = np.arange(most) < num_detections[:, None]
         if not np.isin(labels[found], self.categories.ids).all():
             raise InputError(f"{self._path} detects categories that it does not name; export the checkpoint again")
         if not (np.isfinite(boxes[found]).all() and np.isfinite(scores[found]).all()):

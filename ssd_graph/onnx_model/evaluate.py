@@ -23,6 +23,7 @@ from ssd_graph.onnx_model.outputs import output_files, read_batches
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PRECISIONS, PROVIDERS, require_one_of
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
+from ssd_graph.scoring.matching import Matches, match
 from ssd_graph.scoring.scorers import DEFAULT_SCORER, SCORERS
 from ssd_graph.scoring.summary import summary_of
 
@@ -82,12 +83,17 @@ class RunSettings:
 class OnnxResult:
     """An evaluation's outcome."""
 
-    rows: DetectionRows
+    matches: Matches
     scores: CocoScores
     summary: dict[str, Any]
     """What `summary.json` holds."""
     seconds: tuple[float, ...] = ()
     """Of each call of the model but the first, which warms up."""
+
+    @property
+    def rows(self) -> DetectionRows:
+        """What was detected."""
+        return self.matches.rows
 
     def describe(self) -> str:
         """The scorer's table, AP by class, and how the evaluation ran."""
@@ -137,7 +143,8 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     upright = detector.upright if settings.upright is None else settings.upright
     split = replace(split, upright=upright)
     if settings.limit is not None:
-        split = replace(split, image_ids=split.image_ids[: settings.limit], sizes=split.sizes[: settings.limit])
+        of_images = ("image_ids", "file_names", "sizes")
+        split = replace(split, **{name: getattr(split, name)[: settings.limit] for name in of_images})
     require_images(split)
     fingerprint, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
@@ -147,8 +154,8 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         found = _detect(detector, split, batch_size, fingerprint, calls)
     rows = join_rows(list(found))
     seconds = time.perf_counter() - begin
-    scores = scorer.score(rows, split.image_ids)
-    summary = summary_of(scorer, rows, scores, split, seconds) | {
+    scores, matches = scorer.score(rows, split.image_ids), match(scorer, rows, split.image_ids)
+    summary = summary_of(matches, scores, split, seconds) | {
         "outputs_sha256" if settings.outputs else "pixels_sha256": fingerprint.hexdigest(),
         "model": {"file": model.name, **detector.describe()},
         "run": {
@@ -164,7 +171,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         },
         "versions": versions(),
     }
-    return OnnxResult(rows, scores, summary, tuple(calls[1:]))
+    return OnnxResult(matches, scores, summary, tuple(calls[1:]))
 
 
 def _detect(

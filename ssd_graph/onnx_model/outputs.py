@@ -130,6 +130,8 @@ def _mapped(file: Path) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError("is an archive, not an array")
+    if not found.ndim:
+        raise ValueError("is a single number, not an array")
     return found
 
 

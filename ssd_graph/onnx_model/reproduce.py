@@ -62,15 +62,17 @@ def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
     old, new = recorded.summary, result.summary
     lines = [f"not the recorded {what}" for what, at in _INPUTS.items() if _get(old, at) != _get(new, at)]
     worst = max(abs(new["stats"][name] - old["stats"][name]) for name in STAT_NAMES)
-    if old["detections_sha256"] == new["detections_sha256"]:
+    same_detections = old["detections_sha256"] == new["detections_sha256"]
+    if same_detections and worst <= SAME_NUMBERS:
         verdict = "the same bits"
     elif worst <= SAME_NUMBERS:
         verdict = f"the same numbers (within {worst:.1e}), other bits"
     else:
         moved = new["stats"]["AP"] - old["stats"]["AP"]
-        verdict = f"different: the twelve numbers move by up to {worst:.6f}, AP by {moved:+.6f}"
+        what = "the same, other numbers" if same_detections else "different"
+        verdict = f"{what}: the twelve numbers move by up to {worst:.6f}, AP by {moved:+.6f}"
     lines.append(f"detections: {verdict}")
-    if old["detections_sha256"] != new["detections_sha256"]:
+    if not same_detections:
         lines += _differences(recorded, result)
     return worst <= SAME_NUMBERS, lines
 
@@ -82,8 +84,9 @@ _INPUTS = {
     "outputs": ("outputs_sha256",),
     "onnxruntime": ("versions", "onnxruntime"),
     "processor": ("run", "processor"),
+    "scorer": ("run", "scorer"),
 }
-"""What decides the detections, and where summaries record it."""
+"""What decides the detections and the numbers, and where summaries record it."""
 
 
 def _get(summary: dict[str, Any], keys: tuple[str, ...]) -> Any:

@@ -62,6 +62,11 @@ class ShownFrom:
         return f"{values[0]:.2f}" + (f" to {values[-1]:.2f}, by class" if len(values) > 1 else "")
 
 
+def overall_threshold(thresholds: Mapping[str, Any]) -> float:
+    """That of a summary's `thresholds` for all classes; DEFAULT where no object was found."""
+    return thresholds["overall"]["score"] if thresholds["overall"] else DEFAULT
+
+
 def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Categories) -> str:
     """Put a summary's `thresholds` into the metadata of the model `path`; returns the file's new SHA-256.
 
@@ -72,15 +77,15 @@ def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Cate
     """
     import onnx
 
-    overall = thresholds["overall"]["score"] if thresholds["overall"] else DEFAULT
     # By id, as the summary has them: names may be shared.
     classes = zip(sorted(categories.ids), thresholds["per_class"].values(), strict=True)
     per_class = {str(number): best["score"] for number, best in classes if best}
+    values = {"overall": overall_threshold(thresholds), "per_class": per_class}
     model = onnx.load(path)
     kept = [entry for entry in model.metadata_props if entry.key != _KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    model.metadata_props.add(key=_KEY, value=json.dumps({"overall": overall, "per_class": per_class}))
+    model.metadata_props.add(key=_KEY, value=json.dumps(values))
     content = model.SerializeToString(deterministic=True)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd_graph.report.charts import Axis, Line, Mark, chart, outline
-from ssd_graph.scoring.diagnosis import Sweep
+from ssd_graph.scoring.diagnosis import sweep
 from ssd_graph.scoring.evaluate import CocoScores
 from ssd_graph.scoring.matching import NO_OBJECT, Matches
 from ssd_graph.training.metrics import read_records
@@ -58,9 +58,9 @@ def _classes_to_show(scores: CocoScores, num_objects: np.ndarray, known: np.ndar
     return "Best and worst of the frequent classes, IoU 0.5", ends
 
 
-def score_charts(matches: Matches, curve: Sweep) -> str:
-    """Precision, recall and F1 against the score threshold, and how many detections have which score."""
-    best = float(curve.thresholds[curve.best])
+def score_charts(matches: Matches, threshold: float) -> str:
+    """Precision, recall and F1 against the score threshold, with a mark at `threshold`, and a histogram of scores."""
+    curve = sweep(matches)
     quality = [
         Line("precision", curve.thresholds, curve.precision, "s0"),
         Line("recall", curve.thresholds, curve.recall, "s1"),
@@ -76,10 +76,10 @@ def score_charts(matches: Matches, curve: Sweep) -> str:
         Line("on an object of its class", *outline(edges, true), "true", filled=True),
         Line("false", *outline(edges, false), "false"),
     ]
-    mark = [Mark(f"threshold {best:.2f}", best)]
+    mark = [Mark(f"threshold {threshold:.2f}", threshold)]
     return chart(
         "What a score threshold gives",
-        f"Precision, recall and F1 against the threshold. F1 is highest, {curve.f1[curve.best]:.2f}, at {best:.2f}.",
+        f"Precision, recall and F1 against the threshold; {threshold:.2f} is marked.",
         Axis("score threshold"),
         Axis("share"),
         quality,

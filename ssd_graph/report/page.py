@@ -16,12 +16,13 @@ import numpy as np
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.evaluate import OnnxResult
+from ssd_graph.onnx_model.thresholds import overall_threshold
 from ssd_graph.report.confusion import confusion
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
 from ssd_graph.report.pictures import picture, ranked_images
-from ssd_graph.scoring.diagnosis import Outcome, Sweep, confusion_matrix, outcome, sweep
-from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
-from ssd_graph.scoring.matching import Matches, match
+from ssd_graph.scoring.diagnosis import Outcome, confusion_matrix, outcome
+from ssd_graph.scoring.evaluate import CocoScores
+from ssd_graph.scoring.matching import Matches
 
 NUM_PICTURES = 6
 """Best images, and as many worst."""
@@ -52,7 +53,7 @@ def write_report(
     metrics: Path | None = None,
     seconds: Sequence[float] | None = None,
 ) -> None:
-    """Write the page for an evaluation of the first `summary["num_images"]` images of `split`.
+    """Write the page for an evaluation of `split`, or of its first images.
 
     Args:
         metrics: the training run's metrics.jsonl, if there is one.
@@ -62,15 +63,12 @@ def write_report(
         InputError: an image cannot be read, or `path` cannot be written.
     """
     split = replace(split, upright=bool(result.summary["run"].get("upright")))
-    scored = split.image_ids[: result.summary["num_images"]]
-    matches = match(CocoScorer(split.annotation_file), result.rows, scored)
-    curve = sweep(matches)
-    at = outcome(matches, float(curve.thresholds[curve.best]))
+    at = outcome(matches := result.matches, overall_threshold(result.summary["thresholds"]))
     matrix = confusion_matrix(matches, at, np.sort(split.categories.ids))
     sections = [
         _overview(result.scores.stats),
         _classes(result.scores, matrix),
-        _curves(result.scores, matrix, matches, curve),
+        _curves(result.scores, matrix, matches, at),
         _confusion(matrix, list(result.scores.per_class), at),
         *_pictures(split, matches, at),
         *_latency(seconds, result.summary["run"]),
@@ -78,7 +76,8 @@ def write_report(
         _provenance(result.summary),
     ]
     with atomic_write(path) as temporary:
-        temporary.write_text(_page(result.summary, sections), encoding="utf-8")
+        # Names of files and classes may hold what is no text of UTF-8.
+        temporary.write_text(_page(result.summary, sections), encoding="utf-8", errors="backslashreplace")
 
 
 def _page(summary: dict[str, Any], sections: list[Section]) -> str:
@@ -166,17 +165,17 @@ def _class_table(scores: CocoScores, matrix: np.ndarray) -> str:
     )
 
 
-def _curves(scores: CocoScores, matrix: np.ndarray, matches: Matches, curve: Sweep) -> Section:
-    best = curve.best
+def _curves(scores: CocoScores, matrix: np.ndarray, matches: Matches, at: Outcome) -> Section:
+    found, false, missed = (int(of.sum()) for of in (at.found, at.false, at.missed))
     note = (
         "F1 over all classes, at IoU 0.5, is highest when detections with a score below "
-        f"<b>{curve.thresholds[best]:.2f}</b> are left out: F1 {curve.f1[best]:.2f}, precision "
-        f"{curve.precision[best]:.2f}, recall {curve.recall[best]:.2f}. The confusions and images below are those at "
-        "this threshold."
+        f"<b>{at.threshold:.2f}</b> are left out: F1 {2 * found / (2 * found + false + missed):.2f}, precision "
+        f"{found / (found + false):.2f}, recall {found / (found + missed):.2f}. The confusions and images below are "
+        "those at this threshold."
+        if found
+        else f"At IoU 0.5 no object is found. What follows leaves out scores below {at.threshold:.2f}."
     )
-    if not curve.f1[best]:
-        note = f"At IoU 0.5 no object is found. What follows leaves out scores below {curve.thresholds[best]:.2f}."
-    charts = precision_recall(scores, matrix[:-1].sum(1)) + score_charts(matches, curve)
+    charts = precision_recall(scores, matrix[:-1].sum(1)) + score_charts(matches, at.threshold)
     return Section("curves", "Precision and recall", f'<p>{note}</p><div class="charts">{charts}</div>')
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask
 
-from ssd_graph.scoring.matching import IOU, NO_OBJECT, NOT_COUNTED, Matches
+from ssd_graph.scoring.matching import IOU, NO_OBJECT, NOT_COUNTED, Matches, iou
 
 
 class Sweep(NamedTuple):
@@ -24,11 +23,6 @@ class Sweep(NamedTuple):
     """float64 [S]: share of objects found; 0 without objects."""
     f1: np.ndarray
     """float64 [S]."""
-
-    @property
-    def best(self) -> int:
-        """Index of the highest F1, the lowest such threshold; 0.5 if nothing is found at any."""
-        return int(self.f1.argmax()) if self.f1.any() else int(np.searchsorted(self.thresholds, 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +121,7 @@ def _confusions(matches: Matches, false: np.ndarray, missed: np.ndarray) -> np.n
         free = free_on.get(int(matches.rows.image_ids[row]))
         if free:
             boxes = matches.objects.boxes_xywh[free]
-            overlaps = mask.iou(matches.rows.boxes_xywh[None, row], boxes, [0] * len(free))[0]
+            overlaps = iou(matches.rows.boxes_xywh[None, row], boxes, np.zeros(len(free), bool))
             if overlaps.max() >= IOU:
                 confused_with[row] = free.pop(int(overlaps.argmax()))
     return confused_with

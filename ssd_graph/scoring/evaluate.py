@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,11 +117,10 @@ class CocoScorer:
         precision = np.array(evaluation.eval["precision"][:, :, :, 0, -1])
         return CocoScores(stats, self._per_class(precision), _table(stats), precision)
 
-    def match(self, rows: DetectionRows, image_ids: np.ndarray, iou_thresholds: Sequence[float] = ()) -> Any:
+    def match(self, rows: DetectionRows, image_ids: np.ndarray) -> Any:
         """pycocotools' matching of objects of every size, not accumulated: a COCOeval with its `evalImgs`.
 
-        Row r is detection id r + 1 there, and object g of `objects` is annotation id g + 1. `iou_thresholds` are
-        COCO's ten by default.
+        Row r is detection id r + 1 there, and object g of `objects` is annotation id g + 1.
 
         Raises:
             InputError: as `score`.
@@ -129,8 +128,6 @@ class CocoScorer:
         with _quiet():
             evaluation = self._evaluation("pycocotools", rows, image_ids)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-            if iou_thresholds:
-                evaluation.params.iouThrs = np.array(iou_thresholds)
             evaluation.evaluate()
         return evaluation
 

@@ -92,7 +92,7 @@ def _candidates(
     pair_rows = np.repeat(np.arange(len(kept)), counts)  # [P]
     within = np.arange(len(pair_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     pair_objects = order[first[pair_rows] + within]
-    overlaps = _iou(rows.boxes_xywh[kept[pair_rows]], objects.boxes_xywh[pair_objects], objects.crowds[pair_objects])
+    overlaps = iou(rows.boxes_xywh[kept[pair_rows]], objects.boxes_xywh[pair_objects], objects.crowds[pair_objects])
     enough = overlaps >= IOU
     pair_rows, pair_objects, overlaps = pair_rows[enough], pair_objects[enough], overlaps[enough]
     starts = np.flatnonzero(np.diff(pair_rows, prepend=-1))
@@ -100,8 +100,8 @@ def _candidates(
         yield int(kept[pair_rows[start]]), pair_objects[start:end].tolist(), overlaps[start:end].tolist()
 
 
-def _iou(boxes_xywh: np.ndarray, others_xywh: np.ndarray, crowds: np.ndarray) -> np.ndarray:
-    """IoU [P] of pairs of boxes [P, 4]; of a crowd, the share of the first box that lies on it."""
+def iou(boxes_xywh: np.ndarray, others_xywh: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """IoU [P] of pairs of boxes [P, 4], or of one [1, 4]; of a crowd, the share of the first box that lies on it."""
     corner = np.maximum(boxes_xywh[:, :2], others_xywh[:, :2])
     sides = np.minimum(boxes_xywh[:, 2:] + boxes_xywh[:, :2], others_xywh[:, 2:] + others_xywh[:, :2]) - corner
     shared = np.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0.0)

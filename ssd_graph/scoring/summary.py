@@ -8,14 +8,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
-from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit
+from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, find_annotations
 from ssd_graph.files import atomic_write
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
-from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer, CocoScores
-from ssd_graph.scoring.matching import match
+from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScores
+from ssd_graph.scoring.matching import Matches
 from ssd_graph.scoring.thresholds import best_thresholds
 
 _TEXTS = (
@@ -26,26 +28,25 @@ _TEXTS = (
 )
 
 
-def summary_of(
-    scorer: CocoScorer, rows: DetectionRows, scores: CocoScores, split: CocoSplit, seconds: float
-) -> dict[str, Any]:
+def summary_of(matches: Matches, scores: CocoScores, split: CocoSplit, seconds: float) -> dict[str, Any]:
     """What every evaluation of `split` says; the caller adds `model`, `run` and `versions`.
 
     Args:
         seconds: from the first image to the last detection.
     """
-    matches = match(scorer, rows, split.image_ids)
-    annotations = split.annotation_file
+    annotations, rows = split.annotation_file, matches.rows
+    root = annotations.parent.parent
     return {
         "stats": scores.stats,
         "per_class": scores.per_class,
-        "thresholds": best_thresholds(matches, scorer.category_ids, list(scores.per_class)).to_json(),
+        "thresholds": best_thresholds(matches, np.sort(split.categories.ids), list(scores.per_class)).to_json(),
         "num_images": len(split),
         "num_detections": len(rows),
         "images_per_second": round(len(split) / seconds, 3),
         "detections_sha256": sha256_of(detections_json(rows)),
         "annotations": {
-            "folder": str(annotations.parent.parent.resolve()),
+            "folder": str(root.resolve()),
+            "split": "train" if annotations == find_annotations(root, "train") else "val",
             "file": annotations.name,
             "sha256": hashlib.sha256(annotations.read_bytes()).hexdigest(),
         },
@@ -98,3 +99,9 @@ def data_folder(summary: dict[str, Any]) -> str:
     """The folder of the data set that was scored, or the usual one where an older summary does not say."""
     folder = summary["annotations"].get("folder")
     return folder if isinstance(folder, str) else DEFAULT_ROOT
+
+
+def split_name(summary: dict[str, Any]) -> str:
+    """Which split was scored, "train" or "val"; older summaries say it by the name of their annotation file."""
+    annotations = summary["annotations"]
+    return "train" if "train" in str(annotations.get("split", annotations["file"])) else "val"

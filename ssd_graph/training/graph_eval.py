@@ -18,6 +18,7 @@ from ssd_graph.data.shapes import data_root
 from ssd_graph.files import require_writable
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
+from ssd_graph.scoring.matching import match
 from ssd_graph.scoring.summary import summary_of, write_summary
 from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.launch import launch
@@ -95,7 +96,7 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
         print("\n".join(split.remarks()), end="\n" if split.remarks() else "")
         scorer = CocoScorer(split.annotation_file)
         scores = scorer.score(rows, split.image_ids)
-        summary = summary_of(scorer, rows, scores, split, seconds) | {
+        summary = summary_of(match(scorer, rows, split.image_ids), scores, split, seconds) | {
             "model": {
                 "file": options.checkpoint.name,
                 "sha256": checkpoint.sha256,

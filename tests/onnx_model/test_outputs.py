@@ -186,6 +186,15 @@ def test_batches_of_other_images_or_shapes_are_refused(home, split, outputs):
     np.save(outputs / "000_plabel.npy", np.load(outputs / "000_plabel.npy")[:3])
     with pytest.raises(InputError, match=r"000_plabel\.npy: has the shape \[3, .* not that of a batch"):
         score(home, split, outputs)
+    np.save(outputs / "004_ploc.npy", np.float32(1))
+    with pytest.raises(InputError, match=r"004_ploc\.npy: is a single number, not an array"):
+        score(home, split, outputs)
+
+
+def test_a_limit_reads_those_of_the_first_images(home, split, outputs):
+    everything, first = score(home, split, outputs).rows, score(home, split, outputs, limit=2).rows
+    kept = np.isin(everything.image_ids, split.image_ids[:2])
+    assert all(np.array_equal(one, other[kept]) for one, other in zip(first, everything, strict=True))
 
 
 def test_half_precision_is_read_alike_from_both_kinds(home, split, expected, outputs, tmp_path):

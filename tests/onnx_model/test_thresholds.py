@@ -3,10 +3,12 @@
 import json
 import shutil
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from ssd_graph.cli import InputError
 from ssd_graph.commands import eval_onnx, predict_onnx
 from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.onnx_model.detector import OnnxDetector
@@ -72,6 +74,33 @@ def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsy
     assert "shown from a score of 0.06: --score" in capsys.readouterr().out
 
 
-def test_verifying_writes_no_thresholds(monkeypatch, capsys, model):
-    assert run(monkeypatch, eval_onnx.main, model, "--verify", "summary.json", "--write-thresholds") == 2
-    assert "--verify writes nothing" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [("--write-thresholds",), ("--report",), ("--out", "scores")])
+def test_verifying_writes_nothing(monkeypatch, capsys, model, words):
+    assert run(monkeypatch, eval_onnx.main, model, "--verify", "summary.json", *words) == 2
+    assert f"--verify writes nothing; leave out {words[0]}" in capsys.readouterr().err
+
+
+def test_what_writing_them_needs_is_asked_for_before_the_evaluation(monkeypatch, capsys, model, tiny_coco):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 2
+    assert capsys.readouterr() == ("", "ssd_graph.commands.eval_onnx: onnx is not installed; run `pip install onnx`\n")
+
+
+def test_a_model_that_cannot_be_changed_loses_no_score(monkeypatch, model, tiny_coco, tmp_path):
+    monkeypatch.setattr(
+        "ssd_graph.onnx_model.thresholds.atomic_write", Mock(side_effect=InputError("the disk is full"))
+    )
+    words = ("--data", tiny_coco, "--write-thresholds", "--out", tmp_path / "out")
+    assert run(monkeypatch, eval_onnx.main, model, *words) == 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["model"]["sha256"] == OnnxDetector(model).sha256
+
+
+def test_the_recorded_split_is_verified(monkeypatch, capsys, model, tiny_coco, tmp_path):
+    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--split", "train", "--limit", "2") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    capsys.readouterr()
+    for split in ({"split": "train"}, {}):  # an older summary does not say it
+        summary["annotations"] = {k: v for k, v in summary["annotations"].items() if k != "split"} | split
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        assert run(monkeypatch, eval_onnx.main, model, "--verify", tmp_path / "summary.json") == 0
+        assert "not the recorded" not in capsys.readouterr().out

@@ -12,6 +12,8 @@ from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.report import write_report
 from ssd_graph.scoring.detections import DetectionRows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.scoring.matching import match
+from ssd_graph.scoring.thresholds import best_thresholds
 
 TRAINING = "".join(
     json.dumps(record) + "\n"
@@ -55,13 +57,15 @@ def true_detections(split, height=1.0):
 def as_result(split, rows, preset="ssd300-nano", num_images=None):
     """What `evaluate_onnx` returns for these detections on the first images."""
     num_images = len(split) if num_images is None else num_images
-    scores = CocoScorer(split.annotation_file).score(rows, split.image_ids[:num_images])
+    scorer, image_ids = CocoScorer(split.annotation_file), split.image_ids[:num_images]
+    scores, matches = scorer.score(rows, image_ids), match(scorer, rows, image_ids)
     return OnnxResult(
-        rows,
+        matches,
         scores,
         {
             "stats": scores.stats,
             "per_class": scores.per_class,
+            "thresholds": best_thresholds(matches, scorer.category_ids, list(scores.per_class)).to_json(),
             "num_images": num_images,
             "images_per_second": 31.4,
             "detections_sha256": "d" * 64,

@@ -9,7 +9,6 @@ import pytest
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.report.curves import latency_chart, precision_recall, score_charts, training_charts
-from ssd_graph.scoring.diagnosis import sweep
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import match
 from tests.report.conftest import made_detections, true_detections
@@ -82,7 +81,7 @@ def test_a_class_whose_objects_do_not_count_is_not_shown(tiny_coco):
 
 def test_the_score_histogram_counts_every_counted_detection(tiny_coco):
     _, matches = diagnosed(load_split(tiny_coco, "val"))
-    text = score_charts(matches, sweep(matches))
+    text = score_charts(matches, 0.25)
     true, false = (matches.object_of >= 0).sum(), (matches.object_of == -1).sum()
     assert f"{true} detections on an object of their class, {false} false" in text
 

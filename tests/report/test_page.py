@@ -1,6 +1,7 @@
 """The page holds every number, is whole and self-contained, and survives evaluations with nothing in them."""
 
 import dataclasses
+import os
 import re
 from html.parser import HTMLParser
 
@@ -108,7 +109,7 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(shapes_page):
     assert reader.tags.count("img") == len(reader.values("alt"))
     assert reader.values("role").count("img") == len(reader.values("aria-label")) - 1  # the nav has a label too
     assert all(reader.values("alt") + reader.values("aria-label"))
-    assert any("F1 is highest" in label for label in reader.values("aria-label"))
+    assert any("F1 against the threshold" in label for label in reader.values("aria-label"))
 
 
 def test_names_that_are_markup_stay_text(hostile_page):
@@ -129,9 +130,24 @@ def test_the_same_evaluation_gives_the_same_page(split, shapes_page, tmp_path):
 def test_no_detections(split, page):
     rows = without_detections(made_detections(split))
     reader = page(as_result(split, rows), split)
-    assert "At IoU 0.5 no object is found. What follows leaves out scores below 0.50." in reader.text
+    assert "At IoU 0.5 no object is found. What follows leaves out scores below 0.40." in reader.text
     assert "0.000" in reader.text
     assert reader.tags.count("img") == len(split)
+
+
+def test_the_threshold_is_the_one_that_predictions_are_shown_from(split, page):
+    result = as_result(split, made_detections(split))
+    best = result.summary["thresholds"]["overall"]
+    text = " ".join(page(result, split).text)
+    assert f"with a score below  {best['score']:.2f}  are left out: F1 {best['f1']:.2f}, precision" in text
+
+
+def test_names_that_are_no_text_of_utf_8_are_spelt_out(tmp_path):
+    split = small_split(tmp_path, [os.fsdecode(b"\xff.jpg")], ("a\ud800", "dog"))
+    write_report(tmp_path / "report.html", as_result(split, made_detections(split)), split)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert r"a\ud800" in text
+    assert r"\udcff.jpg" in text
 
 
 def test_one_image(split, page):

@@ -96,7 +96,6 @@ def test_the_sweep_is_the_outcome_at_every_threshold(shared):
         assert curve.f1[n] == pytest.approx(2 * found / (2 * found + false + missed))
         if found + false:
             assert curve.precision[n] == pytest.approx(found / (found + false))
-    assert curve.f1[curve.best] == curve.f1.max()
 
 
 def test_the_better_scored_detection_takes_the_object_and_the_other_is_false(tmp_path):
@@ -162,7 +161,7 @@ def test_f1_of_an_image_follows_the_order_of_the_images_given(tmp_path):
 def test_nothing_to_find_and_nothing_detected(tmp_path):
     matches, at = diagnose(scene(tmp_path))
     curve = sweep(matches)
-    assert (curve.thresholds[curve.best], curve.f1[curve.best], curve.recall[curve.best]) == (0.5, 0, 0)
+    assert not (curve.f1.any() or curve.recall.any())
     assert np.isnan(curve.precision).all()
     assert confusion_matrix(matches, at, CATEGORIES).sum() == 0
     assert np.isnan(f1_of(image_counts(matches, at))).all()

@@ -8,17 +8,17 @@ import pytest
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import CocoScorer
-from ssd_graph.scoring.matching import IOU, NO_OBJECT, NOT_COUNTED, match
+from ssd_graph.scoring.matching import NO_OBJECT, NOT_COUNTED, match
 from ssd_graph.scoring.thresholds import best_thresholds
 
 
 def by_pycocotools(scorer, rows, image_ids):
-    """What `Matches.object_of` is, from pycocotools."""
+    """What `Matches.object_of` is, from pycocotools' matching at 0.5, the first of its IoU thresholds."""
     scored = np.isin(scorer.objects.image_ids, image_ids) & ~scorer.objects.crowds
     number = np.full(len(scored) + 1, NO_OBJECT)
     number[1:][scored] = np.arange(scored.sum())
     object_of = np.full(len(rows), NOT_COUNTED)
-    for pair in scorer.match(rows, image_ids, [IOU]).evalImgs:
+    for pair in scorer.match(rows, image_ids).evalImgs:
         if pair is not None:
             objects = number[np.array(pair["dtMatches"][0], np.int64)]
             object_of[np.array(pair["dtIds"], np.int64) - 1] = np.where(pair["dtIgnore"][0], NOT_COUNTED, objects)
