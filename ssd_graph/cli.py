@@ -142,3 +142,15 @@ def positive(text: str) -> int:
     if value < 1:
         raise ArgumentTypeError(f"{value} is not a positive number")
     return value
+
+
+def between(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer from `low` to `high`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ArgumentTypeError(f"{value}: give {low} to {high}")
+        return value
+
+    return integer

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import ssd_graph
-from ssd_graph.cli import InputError, command, command_parser, positive, run
+from ssd_graph.cli import InputError, between, command, command_parser, positive, run
 
 
 def end_of(main, monkeypatch):
@@ -131,6 +131,7 @@ def test_an_input_error_is_a_value_error():
 def parser():
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--workers", type=positive)
+    parser.add_argument("--seed", type=between(0, 9))
     return parser
 
 
@@ -142,6 +143,13 @@ def test_positive_takes_integers_from_one(parser):
 def test_positive_refuses_anything_else(parser, text):
     with pytest.raises(argparse.ArgumentError, match="--workers"):
         parser.parse_args(["--workers", text])
+
+
+def test_between_takes_integers_of_a_range_and_nothing_else(parser):
+    assert [parser.parse_args(["--seed", text]).seed for text in ("0", "9")] == [0, 9]
+    for text, words in (("-1", "-1: give 0 to 9"), ("10", "10: give 0 to 9"), ("0.5", "invalid integer value")):
+        with pytest.raises(argparse.ArgumentError, match=words):
+            parser.parse_args([f"--seed={text}"])
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,12 @@ def test_eight_bits_without_calibration_are_refused(trained, tmp_path):
     )
 
 
+def test_a_checkpoint_is_never_replaced_by_its_export(tmp_path):
+    (tmp_path / "ckpt.pth").touch()
+    line = refused(EXPORT, "ckpt.pth", "--out", tmp_path / "ckpt.pth", cwd=tmp_path)
+    assert "is the checkpoint itself; name another file with --out" in line
+
+
 def test_a_provider_that_is_not_installed_is_refused(trained, tiny_coco, tmp_path):
     arguments = (trained / "model.onnx", "--data", tiny_coco, "--out", "out", "--provider", "cann")
     assert "onnxruntime-cann" in refused(EVALUATE, *arguments, cwd=tmp_path)

@@ -17,9 +17,9 @@ from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.export import export_onnx, sample_images
 from ssd_graph.onnx_model.translate import TorchDetector
-from ssd_graph.scoring.parity import largest_difference
 from ssd_graph.training.metrics import read_records
 from tests import REPOSITORY
+from tests.scoring.agreement import largest_difference
 
 
 def test_nano_learns_four_real_images_by_heart(overfitted):

@@ -42,7 +42,7 @@ FORMS = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `run` reads."""
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", required=True, help="COCO folder, or `shapes`; train2017 calibrates, val is scored")
+    parser.add_argument("--data", required=True, help="COCO folder, or `shapes`; train calibrates, val is scored")
     parser.add_argument("--models", type=Path, default=Path("build/export"), help="folder for the exported forms")
     parser.add_argument("--threads", type=positive, default=usable_cores(), help="onnxruntime's (default: all cores)")
     parser.add_argument("--rounds", type=positive, default=3, help="the best of this many passes counts")
@@ -52,26 +52,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Export every form into `args.models`, score them and time them; the figures by name."""
     root = data_root(args.data)
-    split, checkpoint = load_split(root, "val"), load_checkpoint(args.checkpoint)
-    calibration = sample_images(root / "train2017", 64)
+    checkpoint = load_checkpoint(args.checkpoint)
+    upright = bool(checkpoint.run.get("upright"))
+    split = load_split(root, "val", upright=upright)
+    calibration = sample_images(load_split(root, "train").image_dir, 64, upright=upright)
     for name, options in tqdm(FORMS.items(), "exporting", leave=False, disable=None, unit="form"):
         images = calibration if options.precision == "int8" else None
         export_onnx(checkpoint, args.models / f"{name}.onnx", calibration[:2], EvalConfig(), options, images)
     return {
         "processor": processor(),
         "versions": versions(),
-        "accuracy": accuracy(checkpoint, args.models, split),
+        "accuracy": accuracy(checkpoint, args.models, split, args.threads),
         "speed": speed(args.models, split, threads=args.threads, rounds=args.rounds, limit=args.limit),
     }
 
 
-def accuracy(checkpoint: Checkpoint, models: Path, split: CocoSplit) -> dict[str, Any]:
+def accuracy(checkpoint: Checkpoint, models: Path, split: CocoSplit, threads: int) -> dict[str, Any]:
     """AP and detections of torch and of every form in the folder `models`."""
     rows = _detect_with_torch(checkpoint, split)
     stats = CocoScorer(split.annotation_file).score(rows, split.image_ids).stats
     result: dict[str, Any] = {"torch": {"AP": stats["AP"], "detections": len(rows)}, "num_images": len(split)}
     for name in tqdm(FORMS, "scoring", leave=False, disable=None, unit="form"):
-        found = evaluate_onnx(models / f"{name}.onnx", split)
+        found = evaluate_onnx(models / f"{name}.onnx", split, RunSettings(threads=threads))
         difference = found.scores.stats["AP"] - stats["AP"]
         result[name] = {"AP": found.scores.stats["AP"], "difference": difference, "detections": len(found.rows)}
     return result

@@ -10,11 +10,10 @@ says that the change does not hang on which images were chosen. It does not cove
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from ssd_graph.cli import command, command_parser, positive
-from ssd_graph.files import atomic_write
+from ssd_graph.cli import between, command, command_parser, positive
+from ssd_graph.files import print_result
 
 
 @command
@@ -24,8 +23,10 @@ def main() -> None:
     parser.add_argument("a", type=Path, metavar="A", help="summary.json of the first evaluation, or its folder")
     parser.add_argument("b", type=Path, metavar="B", help="summary.json of the second, or its folder")
     parser.add_argument("--data", help="COCO folder, or `shapes` (default: the one that A was scored on)")
-    parser.add_argument("--resamples", type=positive, default=1000, help="draws of images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the draws (default: %(default)s)")
+    parser.add_argument(
+        "--resamples", type=between(1, 10_000), default=1000, help="draws of images (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=between(0, 2**63 - 1), default=1, help="of the draws (default: %(default)s)")
     parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every class as JSON; `-` prints it instead of the table")
     args = parser.parse_args()
@@ -36,8 +37,4 @@ def main() -> None:
     a, b = load_evaluation(args.a), load_evaluation(args.b)
     root = data_root(args.data or data_folder(a.summary))
     comparison = compare(a, b, root, args.resamples, args.seed)
-    text = json.dumps(comparison.to_json(), indent=2)
-    if args.json and args.json != "-":
-        with atomic_write(Path(args.json)) as temporary:
-            temporary.write_text(text + "\n")
-    print(text if args.json == "-" else comparison.table(args.classes))
+    print_result(comparison.to_json(), comparison.table(args.classes), args.json)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ssd_graph.cli import command, command_parser, positive
+from ssd_graph.cli import InputError, command, command_parser, positive
 
 
 @command
@@ -43,8 +43,13 @@ def main() -> int:
     from ssd_graph.onnx_model.thresholds import ShownFrom
     from ssd_graph.onnx_model.video import VideoPredictions, predict_video
 
+    given = None if args.score is None else ShownFrom(args.score)
+    # Files by name are taken wherever they lie.
+    inside = [i for i in args.images if not Path(i).is_file() and Path(i).resolve().is_relative_to(args.out.resolve())]
+    if inside:
+        raise InputError(f"the images of '{inside[0]}' lie inside --out {args.out}; choose another folder with --out")
     detector = Detector(args.model, provider=args.provider, threads=args.threads, precision=args.precision)
-    shown_from = detector.shown_from if args.score is None else ShownFrom(args.score)
+    shown_from = given or detector.shown_from
     origin = "the model's thresholds" if detector.network.shown_from else "the default"
     origin = origin if args.score is None else "--score"
     how = f"(shown from a score of {shown_from.describe()}: {origin}) by provider {detector.network.session.provider}"

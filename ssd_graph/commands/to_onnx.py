@@ -51,7 +51,7 @@ def main() -> None:
     precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     options = ExportOptions(raw=args.raw, batch=args.batch, opset=args.opset, precision=precision)
     out = args.out or options.path_beside(args.checkpoint)
-    if out == args.checkpoint:
+    if out.resolve() == args.checkpoint.resolve():
         raise InputError(f"{out} is the checkpoint itself; name another file with --out")
     require_writable(out.parent, "--out")
     checkpoint = load_checkpoint(args.checkpoint)

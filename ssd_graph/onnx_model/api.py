@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -82,6 +81,8 @@ class Detector:
         Raises:
             InputError: as OnnxDetector, or an argument makes no sense.
         """
+        if not isinstance(model, str | os.PathLike):
+            raise InputError(f"{_kind(model)} is no model; give the path of an .onnx file")
         require_one_of((*PROVIDERS, "auto"), "provider", provider)
         if precision is not None:
             require_one_of(PRECISIONS, "precision", precision)
@@ -115,11 +116,9 @@ class Detector:
             score: least score; None for `shown_from`, 0 for all that the model gives.
 
         Raises:
-            InputError: an image cannot be read or is none, or the model fails.
+            InputError: an image cannot be read or is none, the score is none, or the model fails.
         """
-        if not (score is None or (isinstance(score, Real) and 0 <= score <= 1)):
-            raise InputError(f"score {score!r}: give 0 to 1")
-        shown_from = self.shown_from if score is None else ShownFrom(float(score))
+        shown_from = self.shown_from if score is None else ShownFrom(score)
         if isinstance(images, _KINDS):
             return next(self._detect([images])).shown(shown_from)
         if not isinstance(images, Iterable):
@@ -152,7 +151,7 @@ def _rgb(picture: Any) -> Image.Image:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise InputError(f"{_kind(picture)} is no image; {_WANTED}")
         return Image.fromarray(picture)
-    if isinstance(picture, Image.Image):
+    if isinstance(picture, Image.Image) and all(picture.size):
         try:
             return to_rgb(picture, upright=True)
         except UNREADABLE as error:
@@ -165,4 +164,6 @@ def _rgb(picture: Any) -> Image.Image:
 def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__}"
+    if isinstance(value, Image.Image):
+        return f"an image of {value.width} x {value.height} pixels"
+    return f"an object of type {type(value).__name__}"

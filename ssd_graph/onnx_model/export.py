@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
-from ssd_graph.onnx_model.quantize import QuantConfig, quantise
+from ssd_graph.onnx_model.quantize import quantise
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import TorchDetector, translate
 from ssd_graph.scoring.parity import signal_to_noise, unexplained
@@ -74,7 +74,6 @@ class ExportOptions:
     """None for OPSET or RAW_OPSET; in 8 bits, for INT8_OPSET at least."""
     precision: str = "fp32"
     """A key of LEAST_SIGNAL_TO_NOISE."""
-    quant: QuantConfig = field(default_factory=QuantConfig)
 
     def resolved_opset(self) -> int:
         """The opset to write.
@@ -137,7 +136,7 @@ def export_onnx(
     if options.precision == "fp16":
         halve(model)
     if calibration is not None:
-        model = quantise(model, list(_inputs(calibration, options)), options.quant)
+        model = quantise(model, list(_inputs(calibration, options)))
     for key, value in _metadata(checkpoint, config, options, calibration).items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
@@ -197,7 +196,7 @@ def _metadata(
         },
     }
     if calibration is not None:
-        values["quantisation"] = {**asdict(options.quant), "num_images": len(calibration)}
+        values["quantisation"] = {"num_images": len(calibration)}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 

@@ -16,6 +16,9 @@ from ssd_graph.onnx_model.api import Detections, Detector
 from ssd_graph.onnx_model.draw import draw_detections
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
+_LONGEST = 65_500
+"""Pixels; libjpeg writes no longer side."""
+
 
 class Predictions(NamedTuple):
     """What `predict` found."""
@@ -23,7 +26,7 @@ class Predictions(NamedTuple):
     records: list[dict[str, Any]]
     """What the JSON has of each image."""
     faults: list[str]
-    """What is wrong with the images that cannot be decoded."""
+    """What is wrong with the images that are left out."""
     highest_score: float
     """Of everything found, shown or not."""
 
@@ -40,13 +43,18 @@ def predict(detector: Detector, paths: Sequence[Path], out: Path, shown_from: Sh
     pixels of the upright image (left, top, right, bottom) and may reach beyond it.
 
     Raises:
-        InputError: no image can be decoded, a picture would overwrite an image, or `out` cannot be written.
+        InputError: no image can be used, a picture would overwrite an image, or `out` cannot be written.
     """
     records, faults, highest = [], list[str](), 0.0
     require_writable(out, "--out")
     for path, target in _targets(paths, out).items():
         try:
             image = decode(path, upright=True)
+            if max(image.size) > _LONGEST:
+                raise InputError(
+                    f"{path} has {image.width} x {image.height} pixels, and a JPEG has {_LONGEST} a side at most; "
+                    "make the image smaller or leave it out"
+                )
         except InputError as error:
             faults.append(str(error))
             continue
@@ -73,14 +81,15 @@ def drawn(image: Image.Image, found: Detections, category_ids: Sequence[int]) ->
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """The picture to write for each image, named after it."""
-    targets: dict[Path, Path] = {}
+    targets, taken = dict[Path, Path](), set[Path]()
     for path in paths:
         target, number = out / f"{path.stem}.jpg", 1
-        while target in targets.values():
+        while target in taken:
             number += 1
             target = out / f"{path.stem}-{number}.jpg"
         targets[path] = target
-    overwritten = {p.resolve() for p in paths} & {t.resolve() for t in targets.values()}
+        taken.add(target)
+    overwritten = {p.resolve() for p in paths} & {t.resolve() for t in taken}
     if overwritten:
         raise InputError(f"the picture of {min(overwritten)} would overwrite it; choose another folder with --out")
     return targets

@@ -96,7 +96,7 @@ def _open(model: bytes, provider: str, threads: int, optimization: str, precisio
         )
     if precision and precision not in _PRECISIONS_OF.get(provider, ()):
         raise InputError(
-            f"--precision {precision}: {provider} cannot be told; leave it out, or try --provider openvino"
+            f"--precision {precision}: provider {provider} has no choice; leave it out, or try --provider openvino"
         )
     if precision == "bf16" and not has_bf16():
         raise InputError("--precision bf16: this processor has no instructions for it; leave it out")

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,20 @@ from ssd_graph.onnx_model.graph import network_nodes, strip_traces
 _QUANTISED_OPERATORS = ("Conv", "Relu", "Add", "MaxPool")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantConfig:
-    """What is quantised and how finely; docs/export.md has the measurements behind the defaults.
+_FLOAT_OUTPUTS = ("network.class_head", "network.box_head")
+"""Heads whose weight's name begins with one of these multiply in 8 bits, and what they put out stays float32.
 
-    An activation's range is the mean over the images of the least and greatest values met: entropy and percentiles
-    take up to twice as long and were no better.
-    """
-
-    float_outputs: tuple[str, ...] = ("network.class_head", "network.box_head")
-    """Heads whose weight's name begins with one of these multiply in 8 bits, and what they put out stays float32.
-
-    Class logits range so far that a 256th of it is too coarse a step for a softmax, and so is a 256th for a box that
-    is to overlap by 0.9.
-    """
-    per_channel: bool = True
-    """A scale for each output channel of a convolution."""
-    reduce_range: bool = True
-    """7 bits for weights: the 8-bit kernel of CPUs with AVX2 and no VNNI saturates its 16-bit sums otherwise."""
+Class logits range so far that a 256th of it is too coarse a step for a softmax, and so is a 256th for a box that is to
+overlap by 0.9.
+"""
 
 
-def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: QuantConfig) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> onnx.ModelProto:
     """`model` with its network in 8 bits, but for what heads put out; postprocessing stays in float32.
+
+    Weights have 7 bits: the 8-bit kernel of CPUs with AVX2 and no VNNI saturates its 16-bit sums otherwise. An
+    activation's range is the mean over the images of the least and greatest values met: entropy and percentiles take up
+    to twice as long and were no better. docs/export.md has the measurements.
 
     Args:
         model: in float32, opset 13 or newer.
@@ -51,7 +42,7 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: Quan
     prepared.CopyFrom(model)
     _put_relu_before_pooling(prepared)
     nodes = [node for node in network_nodes(prepared) if node.op_type in _QUANTISED_OPERATORS]
-    heads = [n.name for n in nodes if n.op_type == "Conv" and n.input[1].startswith(config.float_outputs)]
+    heads = [n.name for n in nodes if n.op_type == "Conv" and n.input[1].startswith(_FLOAT_OUTPUTS)]
     chosen = [node.name for node in nodes if node.name not in heads]
     with tempfile.TemporaryDirectory() as folder, _silence():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -61,8 +52,8 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: Quan
             target,
             _Reader(model.graph.input[0].name, batches),
             nodes_to_quantize=chosen,
-            per_channel=config.per_channel,
-            reduce_range=config.reduce_range,
+            per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
@@ -71,7 +62,7 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray], config: Quan
         )
         quantised = onnx.load(target)
     for head in heads:
-        _multiply_matrices(quantised.graph, head, config)
+        _multiply_matrices(quantised.graph, head)
     read = {name for node in quantised.graph.node for name in node.input}
     for node in [n for n in quantised.graph.node if n.op_type == "DequantizeLinear" and n.output[0] not in read]:
         quantised.graph.node.remove(node)  # of the last map, which only heads read
@@ -92,7 +83,7 @@ def _put_relu_before_pooling(model: onnx.ModelProto) -> None:
     relu.attribute.extend(attributes)
 
 
-def _multiply_matrices(graph: onnx.GraphProto, head: str, config: QuantConfig) -> None:
+def _multiply_matrices(graph: onnx.GraphProto, head: str) -> None:
     """Replace a head, a 3x3 convolution of a map in 8 bits, by a product of matrices in 8 bits.
 
     Of sums of 8-bit products onnxruntime makes floats for matrices only, not for convolutions. So the nine neighbours
@@ -123,8 +114,7 @@ def _multiply_matrices(graph: onnx.GraphProto, head: str, config: QuantConfig) -
     x = add("DequantizeLinear", "values", add("Concat", "neighbours", *parts, axis=3), scale, zero_point)
 
     weight = numpy_helper.to_array(kernel)  # [outputs, channels, 3, 3]
-    largest = np.abs(weight).max((1, 2, 3)) if config.per_channel else np.full(len(weight), np.abs(weight).max())
-    steps = (largest / (63 if config.reduce_range else 127)).astype(np.float32).clip(np.finfo(np.float32).tiny)
+    steps = (np.abs(weight).max((1, 2, 3)) / 63).astype(np.float32).clip(np.finfo(np.float32).tiny)
     whole = np.rint(weight / steps[:, None, None, None]).astype(np.int8).transpose(2, 3, 1, 0)
     weights = [
         constant("weight_quantized", whole.reshape(-1, len(weight))),

@@ -8,11 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories
 from ssd_graph.files import atomic_write
 
@@ -24,31 +26,33 @@ _KEY = "thresholds"
 
 @dataclass(frozen=True, slots=True)
 class ShownFrom:
-    """The least score of a detection that is shown."""
+    """The least score of a detection that is shown; InputError unless it is 0 to 1."""
 
     overall: float = DEFAULT
     per_class: dict[int, float] = field(default_factory=dict)
     """By category id; others have `overall`."""
+
+    def __post_init__(self) -> None:
+        for score in (self.overall, *self.per_class.values()):
+            if not (isinstance(score, Real) and 0 <= score <= 1):
+                raise InputError(f"score {score!r}: give 0 to 1")
 
     @staticmethod
     def of(metadata: Mapping[str, str]) -> ShownFrom | None:
         """What a model's metadata say, if an evaluation wrote it.
 
         Raises:
-            ValueError, TypeError, LookupError, AttributeError: they are damaged.
+            ValueError, TypeError, LookupError, AttributeError: they are damaged, or no scores.
         """
         if _KEY not in metadata:
             return None
         values = json.loads(metadata[_KEY])
-        found = ShownFrom(float(values["overall"]), {int(k): float(v) for k, v in values["per_class"].items()})
-        if not all(0 <= value <= 1 for value in (found.overall, *found.per_class.values())):
-            raise ValueError("a threshold outside 0 to 1")
-        return found
+        return ShownFrom(float(values["overall"]), {int(k): float(v) for k, v in values["per_class"].items()})
 
     def shows(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether detections [D] of categories [D] are shown, bool [D]."""
         least = [self.per_class.get(label, self.overall) for label in labels.tolist()]
-        return scores >= np.array(least)
+        return scores >= np.array(least, np.float64)
 
     def to_json(self, category_ids: Iterable[int]) -> dict[str, Any]:
         """As predictions.json has it."""

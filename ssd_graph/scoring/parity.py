@@ -1,4 +1,4 @@
-"""Do two models' detections agree, and do detections follow from a network's outputs?"""
+"""How far a network's outputs are from others, and whether detections follow from them."""
 
 # N images, D detections an image, A default boxes, K categories
 
@@ -18,39 +18,6 @@ def signal_to_noise(expected: np.ndarray, found: np.ndarray) -> float:
     """How far the power of `expected` is above that of `found`'s errors, in dB; infinity where they are equal."""
     signal, noise = (float(np.square(a.astype(np.float64)).sum()) for a in (expected, found - expected))
     return 10 * float(np.log10(signal / noise)) if noise else INFINITY
-
-
-def largest_difference(
-    outputs_a: Sequence[np.ndarray], outputs_b: Sequence[np.ndarray], score_threshold: float, tolerance: float
-) -> float:
-    """Largest absolute difference between two models' detections of the same images.
-
-    Each detection is held against the nearest one of its label in the other set, in scores and relative box
-    coordinates. One whose score is within `tolerance` of the cut (the score threshold, or the last of a full
-    list) may be missing from the other set: rounding decides there.
-
-    Args:
-        outputs_a: num_detections [N], boxes [N, D, 4], scores [N, D], labels [N, D].
-        outputs_b: the same of the other model.
-
-    Returns:
-        The difference; infinity if a detection has no counterpart.
-    """
-    worst = 0.0
-    for image in range(len(outputs_a[0])):
-        (boxes_a, scores_a, labels_a), (boxes_b, scores_b, labels_b) = (
-            tuple(field[image, : num[image]] for field in fields) for num, *fields in (outputs_a, outputs_b)
-        )
-        distance = _distance(boxes_a, scores_a, boxes_b, scores_b)
-        distance = np.where(labels_a[:, None] == labels_b[None, :], distance, INFINITY)
-        for own, nearest in (
-            (scores_a, distance.min(1, initial=INFINITY)),
-            (scores_b, distance.min(0, initial=INFINITY)),
-        ):
-            full = len(own) == outputs_a[1].shape[1]
-            cut = max(score_threshold, float(own.min())) if full else score_threshold
-            worst = max(worst, float(nearest[own > cut + tolerance].max(initial=0.0)))
-    return worst
 
 
 def unexplained(

@@ -169,8 +169,9 @@ def test_the_least_score_is_the_calls_or_the_models_or_four_tenths(detector, tra
         (np.zeros((0, 30, 3), np.uint8), r"an array of uint8 \[0, 30, 3\]"),
         ("gone.jpg", r"cannot decode gone\.jpg: .*No such file"),
         (Image.new("F", (9, 9)), "cannot use an image of Pillow: it has 32 bits a pixel"),
-        (7, "a int is no image"),
-        ([None], "a NoneType is no image"),
+        (Image.new("RGB", (0, 10)), "an image of 0 x 10 pixels is no image"),
+        (7, "an object of type int is no image"),
+        ([None], "an object of type NoneType is no image"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_line(detector, image, words):
@@ -193,6 +194,12 @@ def test_a_score_that_is_none_is_refused(detector, files, score):
 def test_a_provider_or_threads_that_make_no_sense_are_refused(trained, changes, words):
     with pytest.raises(InputError, match=words):
         Detector(trained / "model.onnx", **changes)
+
+
+@pytest.mark.parametrize("model", [None, 7, b"model.onnx"])
+def test_what_is_no_path_of_a_model_is_refused(model):
+    with pytest.raises(InputError, match="is no model; give the path"):
+        Detector(model)
 
 
 def test_the_pages_snippets_run(here, files, capsys, monkeypatch):

@@ -178,6 +178,14 @@ def test_scores_that_are_no_numbers_are_refused(model, tmp_path):
         detected(replaced(replaced(model, "scores", "Neg"), "scores", "Log"), tmp_path)
 
 
+@pytest.mark.parametrize("number", [-1, 201])
+def test_a_number_of_detections_that_cannot_be_is_refused(trained, number):
+    detector = OnnxDetector(trained / "model.onnx")
+    outputs = detector(sample_images(None, 1))
+    with pytest.raises(InputError, match="gives a number of detections outside 0 to 200"):
+        detector.detections_of((np.array([number]), *outputs[1:]), 1)
+
+
 def test_a_missing_file_says_how_to_make_it(tmp_path):
     with pytest.raises(InputError, match=r"export/to_onnx\.py"):
         OnnxDetector(tmp_path / "gone.onnx")

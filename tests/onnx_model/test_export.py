@@ -19,8 +19,8 @@ from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import TorchDetector
-from ssd_graph.scoring.parity import largest_difference
 from tests import REPOSITORY
+from tests.scoring.agreement import largest_difference
 
 
 @pytest.fixture(scope="module")

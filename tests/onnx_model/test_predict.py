@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
+from ssd_graph.commands import predict_onnx
 from ssd_graph.data.image_files import find_images
 from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.api import Detector
@@ -95,6 +96,32 @@ def test_a_high_bar_leaves_pictures_without_boxes(detector, folder, tmp_path):
     (record,), *_ = predict(detector, [folder / "b.jpg"], tmp_path / "out", ShownFrom(1.0))
     assert record["objects"] == []
     assert os.listdir(tmp_path / "out")
+
+
+def test_a_photo_too_long_for_a_jpeg_is_left_out_and_named(detector, folder, tmp_path):
+    Image.new("RGB", (65_501, 1)).save(folder / "long.png")
+    records, faults, _ = predict(detector, find_images([str(folder)]), tmp_path / "out", ShownFrom(1.0))
+    assert len(records) == 3
+    assert "long.png has 65501 x 1 pixels, and a JPEG has 65500 a side at most" in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("in", "--out", "."), "the images of 'in' lie inside --out .; choose another folder with --out"),
+        (("in/*.jpg", "--out", "in"), "the images of 'in/*.jpg' lie inside --out in"),
+        (("in", "--score", "30"), "score 30.0: give 0 to 1"),
+        (("in", "--score", "nan"), "score nan: give 0 to 1"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(trained, folder, monkeypatch, capsys, words, told):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr("sys.argv", ["predict_onnx.py", str(trained / "model.onnx"), *words])
+    with pytest.raises(SystemExit) as ended:
+        predict_onnx.main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+    assert [path.name for path in folder.parent.iterdir()] == ["in"]
 
 
 def test_a_damaged_photo_is_left_out_and_named_and_the_others_are_not_lost(detector, folder, tmp_path):

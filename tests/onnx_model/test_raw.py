@@ -8,7 +8,7 @@ from ssd_graph.config import EvalConfig
 from ssd_graph.graph.augment import normalise
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.onnx_model import raw
-from ssd_graph.scoring.parity import largest_difference
+from tests.scoring.agreement import largest_difference
 
 IDS = (1, 4, 9)
 

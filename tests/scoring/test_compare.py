@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
+from ssd_graph.commands.compare import main
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
 from ssd_graph.scoring.compare import MIN_IMAGES, compare, load_evaluation
@@ -272,6 +273,15 @@ def test_the_command_prints_a_table_or_json(data, split, good, tmp_path):
 def test_the_command_refuses_with_one_line(tmp_path):
     done = tool(tmp_path / "a.json", tmp_path / "b.json", "--data", tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--seed", -1), ("--resamples", 10**9)])
+def test_numbers_that_no_draw_can_have_are_refused(monkeypatch, capsys, flag, value):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "a", "b", f"{flag}={value}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"argument {flag}: {value}: give" in capsys.readouterr().err
 
 
 def test_comparing_and_reporting_do_not_import_torch():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ssd_graph.config import EvalConfig
 from ssd_graph.graph.postprocess import Postprocess
-from ssd_graph.scoring.parity import largest_difference, signal_to_noise, unexplained
+from ssd_graph.scoring.parity import signal_to_noise, unexplained
+from tests.scoring.agreement import largest_difference
 
 IDS = (1, 4, 9)
 
