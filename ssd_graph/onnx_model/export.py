@@ -85,6 +85,8 @@ class ExportOptions:
         opset = self.opset or max(least, RAW_OPSET if self.raw else OPSET)
         if opset < least:
             raise InputError(f"--int8 needs opset {least} or newer; give no --opset {opset}")
+        if opset > (newest := onnx.defs.onnx_opset_version()):
+            raise InputError(f"--opset {opset}: the installed onnx knows those up to {newest}; give an older one")
         return opset
 
     def path_beside(self, checkpoint: Path) -> Path:

@@ -59,10 +59,10 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> None:
         del node.attribute[:]
         node.attribute.extend(kept)
     model.opset_import[0].version = opset
-    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
     try:
+        model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise InputError(f"--opset {opset} cannot express this graph ({error}); give a newer one") from error
 
 

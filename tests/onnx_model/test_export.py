@@ -168,6 +168,7 @@ def test_no_form_overwrites_another(options, name):
     [
         ({"precision": "int8"}, "belong together"),
         ({"precision": "int8", "raw": True, "opset": 11}, "needs opset 13"),
+        ({"opset": 10**6}, "--opset 1000000: the installed onnx knows those up to"),
     ],
 )
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(checkpoint, tmp_path, options, words):

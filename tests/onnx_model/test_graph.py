@@ -45,9 +45,10 @@ def test_an_older_opset_gives_the_same_detections(model):
     assert all(np.array_equal(a, b) for a, b in zip(expected, run(model, images), strict=True))
 
 
-def test_an_opset_that_lacks_something_is_refused(model):
-    with pytest.raises(InputError, match="--opset 15 cannot express this graph"):
-        lower_opset(model, 15)
+@pytest.mark.parametrize("opset", [3, 15])
+def test_an_opset_that_lacks_something_or_never_was_is_refused(model, opset):
+    with pytest.raises(InputError, match=f"--opset {opset} cannot express this graph"):
+        lower_opset(model, opset)
 
 
 def test_halving_rounds_the_networks_weights_and_nothing_else(model):
