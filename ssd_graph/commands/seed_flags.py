@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError, launched
-from ssd_graph.config import RECIPES
+from ssd_graph.config import RECIPES, Recipe
 
 _TRUNK = Path("resnet34-333f7ec4.pth")
 """The seed reads ImageNet's weights from there, in the current folder."""
@@ -91,26 +91,41 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     if half and "cpus" not in given:
         given.setdefault("amp", "fp16")
     lines = [f"of the seed's flags, these change nothing here: {', '.join(no_effect)}"] if no_effect else []
-    if not training or {"recipe", "resume", "eval_only"} & set(given):
+    if not training or "eval_only" in given:
         return lines
-    if tag:
+    if tag and given.get("resume", "auto") == "auto":
         given.setdefault("out", Path("runs") / tag)
-    return [*_as_its_recipe(given), *lines]
+    if "recipe" not in given:
+        lines = [*_as_its_recipe(given), *lines]
+    return lines
+
+
+def _recipe_to_resume(given: dict[str, Any]) -> Recipe | None:
+    """The recipe of the run that --resume finds; a restart before the first checkpoint finds none."""
+    if "resume" not in given:
+        return None
+    from ssd_graph.training.plan import run_to_resume
+
+    before, _ = run_to_resume(given["resume"], given.get("out"))
+    return before and before.recipe
 
 
 def _as_its_recipe(given: dict[str, Any]) -> list[str]:
-    count = next(given[kind] for kind in ("npus", "gpus", "cpus") if kind in given)
-    given["recipe"] = "seed-8p" if count == 8 else "seed-1p"
-    lines = [f"the seed's flags: its recipe, {given['recipe']}, with what they change; --recipe chooses another"]
+    count, lines = next(given[kind] for kind in ("npus", "gpus", "cpus") if kind in given), []
+    recipe = _recipe_to_resume(given)
+    if recipe is None:
+        recipe = RECIPES["seed-8p" if count == 8 else "seed-1p"]
+        given["recipe"] = recipe.name
+        lines.append(f"the seed's flags: its recipe, {recipe.name}, with what they change; --recipe chooses another")
+        if "backbone" not in given and "checkpoint" not in given and _TRUNK.is_file():
+            given["backbone"] = _TRUNK
     if "lr" in given:
-        images = given.get("batch_size", RECIPES[given["recipe"]].batch_size) * given.get("accumulate", 1) * count
+        images = given.get("batch_size", recipe.batch_size) * given.get("accumulate", recipe.accumulate) * count
         multiple = max(1, round(given["lr"] / 2.5e-3 * images / 32))
         given["lr"] = 2.5e-3 * multiple * 32 / images
         lines.append(
             f"learning rate {2.5e-3 * multiple:.4g} for {images} images: the seed rounds to multiples of 0.0025"
         )
-    if "backbone" not in given and "checkpoint" not in given and _TRUNK.is_file():
-        given["backbone"] = _TRUNK
     return lines
 
 
@@ -124,7 +139,10 @@ def _refuse_warmup(steps: int | None) -> None:
 
 def _join_ranks(rank: int | None) -> int:
     """The number of processes that the seed's scripts start, of which this is one where they say a rank."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal():
+        raise InputError(f"WORLD_SIZE is {said!r}: set it to the number of processes, or unset it")
+    size = int(said)
     if rank is None or launched():
         return size if launched() else 1
     if not 0 <= rank < size:

@@ -146,7 +146,9 @@ def main() -> None:
 
         names = ("checkpoint", "data", "workers", "upright", "empty_images", "batch_size", "out")
         what = {name: given[name] for name in names if name in given}
-        print_scores(GraphEvalOptions(**what | device_options(given)))
+        to_score = GraphEvalOptions(**what | device_options(given))
+        _say(notes, to_score.num_devices)
+        print_scores(to_score)
         return
     # These import torch, which --help need not wait for.
     from ssd_graph.training.plan import run_to_resume
@@ -155,11 +157,16 @@ def main() -> None:
     before = None
     if "resume" in given:
         before, given["out"] = run_to_resume(given["resume"], given.get("out"))
-    elif "checkpoint" in given and "preset" not in given:
+    if before is None and "checkpoint" in given and "preset" not in given:
         from ssd_graph.checkpoints.convert import preset_of
 
         given["preset"] = preset_of(given["checkpoint"])
     options = options_of(given, before)
-    if launched() or options.num_devices == 1:  # else the processes that this one starts say it
-        list(map(say_once, notes))
+    _say(notes, options.num_devices)
     train(options, command=True)
+
+
+def _say(notes: list[str], num_devices: int) -> None:
+    """Once: not if the processes that this one starts say it."""
+    if launched() or num_devices == 1:
+        list(map(say_once, notes))

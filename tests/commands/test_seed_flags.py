@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,12 @@ def an_empty_folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
 
 
-def run_of(line):
+def run_of(line, before=None):
     """The options of a training command, and what is said of it."""
     words = shlex.split(line)
     given = vars(train_graph.parser().parse_args(words))
     notes = translate(given, words, training=True)
-    return train_graph.options_of(given), notes
+    return train_graph.options_of(given, before), notes
 
 
 def test_the_full_run_on_one_card_is_the_recipe_seed_1p():
@@ -114,6 +115,30 @@ def test_flags_that_only_we_have_stay_as_they_are():
 def test_a_recipe_that_is_named_stays():
     options, _ = run_of(FULL_1P + " --recipe mlperf-256")
     assert (options.recipe.name, options.recipe.learning_rate) == ("mlperf-256", 2.68e-3)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_restart_trains_what_the_first_start_trains(monkeypatch, saved):
+    """With a checkpoint of the run, and before there is one."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    Path("resnet34-333f7ec4.pth").touch()
+    line = FULL_8P.format(rank=3)
+    first, _ = run_of(line)
+    before = first if saved else None
+    monkeypatch.setattr("ssd_graph.training.plan.run_to_resume", lambda _, out: (before, out))
+    again, _ = run_of(f"{line} --resume auto", before)
+    assert again == replace(first, resume="auto")
+
+
+@pytest.mark.parametrize("flags", ["--resume auto", "--recipe seed-1p"])
+def test_results_go_to_the_folder_of_the_tag(flags):
+    assert run_of(f"--tag T {flags}")[0].out == Path("runs/T")
+
+
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    with pytest.raises(InputError, match="WORLD_SIZE is 'x': set it to the number of processes, or unset it"):
+        run_of(FULL_1P)
 
 
 def test_a_warm_up_in_steps_is_told_in_epochs():

@@ -8,8 +8,9 @@ from ssd_graph.commands import train_graph
 
 
 @pytest.fixture
-def options(monkeypatch):
-    """A function from flags to the options that training gets."""
+def options(monkeypatch, tmp_path):
+    """A function from flags to the options that training gets, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
 
     def of(*flags):
         seen = []
@@ -26,9 +27,19 @@ def options(monkeypatch):
 def test_a_checkpoint_brings_its_network_along(options, trained):
     assert options("--checkpoint", trained / "last.pth").preset == "ssd300-nano"
     assert options("--checkpoint", trained / "last.pth", "--preset", "ssd300-r18").preset == "ssd300-r18"
+    assert options("--checkpoint", trained / "last.pth", "--resume", "auto").preset == "ssd300-nano"  # none there yet
     assert options().preset == "ssd300-r34"
 
 
 def test_what_fine_tuning_needs_has_flags(options):
     recipe = options("--recipe", "finetune", "--freeze", "layer2", "--patience", 4).recipe
     assert (recipe.name, recipe.freeze, recipe.patience, recipe.threshold) == ("finetune", "layer2", 4, None)
+
+
+def test_scoring_says_which_of_the_seeds_flags_change_nothing(monkeypatch, capsys, tmp_path):
+    flags = ("--eval-only", "--checkpoint", "a.pth", "--nhwc", "1", "--cpus", "1")
+    monkeypatch.setattr(sys, "argv", ["train_graph.py", *flags])
+    monkeypatch.setattr("ssd_graph.training.graph_eval.print_scores", lambda options: None)
+    with pytest.raises(SystemExit):
+        train_graph.main()
+    assert "these change nothing here: --nhwc" in capsys.readouterr().err
