@@ -47,7 +47,7 @@ class Checkpoint:
     step: int
     """Steps done."""
     run: dict[str, Any]
-    """What the run was started with: options, recipe, world size, fingerprint of the training data."""
+    """What the run was started with: options, recipe, world size, fingerprints of the annotations."""
     sha256: str
     """Of the file."""
 

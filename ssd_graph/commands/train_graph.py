@@ -22,7 +22,7 @@ from ssd_graph.commands.seed_flags import add_seed_flags, translate
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Freeze, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.training.launch import die_with_launcher
-from ssd_graph.training.options import TrainOptions, default_workers
+from ssd_graph.training.options import MOST_EPOCHS, TrainOptions, default_workers
 
 
 def loss_scale(text: str) -> float | str:
@@ -126,7 +126,7 @@ def _recipe_of(given: Mapping[str, Any], recipe: Recipe) -> Recipe:
         if dynamic:
             changes["loss_scale"] = 65536.0  # where torch.amp.GradScaler begins
     recipe = replace(recipe, augment=augment, **changes)
-    if "validate_every" not in given:
+    if "validate_every" not in given or not recipe.epochs <= MOST_EPOCHS:  # TrainOptions refuses the latter
         return recipe
     if not given["validate_every"] > 0:
         raise InputError(f"--validate-every {given['validate_every']}: give more than 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import RECIPES, Amp, EmptyImages, OnBadImage, Recipe
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import DEFAULT_ROOT
+
+MOST_EPOCHS = 1e6
+"""So that steps can be counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +73,28 @@ class TrainOptions:
         recipe = self.recipe
         for flag, value, fits, advice in (
             ("--workers", self.workers, self.workers >= 0, "0 or more"),
-            ("--epochs", recipe.epochs, recipe.epochs > 0, "more than 0"),
-            ("--lr", recipe.learning_rate, 0 <= recipe.learning_rate < float("inf"), "0 or more"),
-            ("--wd", recipe.weight_decay, 0 <= recipe.weight_decay < float("inf"), "0 or more"),
+            ("--max-restarts", self.max_restarts, self.max_restarts >= 0, "0 or more"),
+            ("--seed", self.seed, -(2**63) <= self.seed < 2**63, "a number of at most 63 bits"),
+            ("--epochs", recipe.epochs, 0 < recipe.epochs <= MOST_EPOCHS, f"more than 0, at most {MOST_EPOCHS:g}"),
+            *(
+                ("--evaluation", e, 0 < e <= MOST_EPOCHS, f"more than 0, at most {MOST_EPOCHS:g}")
+                for e in recipe.evaluation_epochs
+            ),
+            *(
+                ("--lr-decay-epochs", e, 0 <= e <= MOST_EPOCHS, f"0 or more, at most {MOST_EPOCHS:g}")
+                for e in recipe.decay_epochs
+            ),
+            ("--lr-decay-factor", recipe.decay_factor, 0 <= recipe.decay_factor < inf, "0 or more"),
+            (
+                "--warmup-epochs",
+                recipe.warmup_epochs,
+                0 <= recipe.warmup_epochs <= MOST_EPOCHS,
+                f"0 or more, at most {MOST_EPOCHS:g}",
+            ),
+            ("--lr", recipe.learning_rate, 0 <= recipe.learning_rate < inf, "0 or more"),
+            ("--wd", recipe.weight_decay, 0 <= recipe.weight_decay < inf, "0 or more"),
             ("--ema", recipe.ema_decay, 0 <= recipe.ema_decay < 1, "0 for none, or a decay such as 0.9998"),
-            ("--loss-scale", recipe.loss_scale, 0 < recipe.loss_scale < float("inf"), "`dynamic` or more than 0"),
+            ("--loss-scale", recipe.loss_scale, 0 < recipe.loss_scale < inf, "`dynamic` or more than 0"),
         ):
             if not fits:
                 raise InputError(f"{flag} {value}: give {advice}")

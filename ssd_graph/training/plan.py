@@ -46,11 +46,11 @@ def checkpoint_to_resume(options: TrainOptions) -> tuple[Checkpoint | None, list
     """The checkpoint to continue, if any, and what to say about it.
 
     Raises:
-        InputError: it is damaged, or the folder holds a run that nobody asked to continue.
+        InputError: it is damaged or of another folder, or the folder holds a run that nobody asked to continue.
     """
     folder = RunFolder(options.out)
     if options.resume is None:
-        if folder.last.is_file() and not options.overwrite:
+        if folder.holds_run() and not options.overwrite:
             raise InputError(
                 f"{options.out} holds a run's checkpoints; continue it with --resume auto, or give another --out, or "
                 "--overwrite"
@@ -60,8 +60,15 @@ def checkpoint_to_resume(options: TrainOptions) -> tuple[Checkpoint | None, list
         return folder.load_last()
     file = Path(options.resume)
     if file.name == folder.last.name and file.is_file():
-        return RunFolder(file.parent).load_last()
-    return load_checkpoint(file), []
+        checkpoint, notes = RunFolder(file.parent).load_last()
+    else:
+        checkpoint, notes = load_checkpoint(file), []
+    if file.parent.resolve() != folder.path.resolve():
+        raise InputError(
+            f"--resume {file}: a run goes on in its own folder, not in {folder.path}; begin another with its weights "
+            "by --checkpoint"
+        )
+    return checkpoint, notes
 
 
 class RunPlan:
@@ -104,6 +111,7 @@ class RunPlan:
         if not options.performance:
             self.validation_steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs}
             self.validation_steps.add(self.last_step)
+            self.validation_steps.discard(0)  # of which there is no checkpoint
         self.metrics_file = options.out / "metrics.jsonl" if world.is_main else None
         self.weights = "random"
         """Where those of the first step are from; `first_state` says."""
@@ -117,6 +125,7 @@ class RunPlan:
             **self._chosen().settings(),
             "world_size": self.world.size,
             "train_fingerprint": self.train_split.fingerprint,
+            "val_fingerprint": self.val_split.fingerprint,
         }
 
     def _chosen(self) -> TrainOptions:
@@ -160,7 +169,7 @@ class RunPlan:
         """
         if self._resumed:
             self.weights = f"the checkpoint of step {self.first_step:,}"
-            return self._resumed.state(layout, device)
+            return self._as_recipe(self._resumed.state(layout, device))
         torch.manual_seed(self.options.seed)
         model = SSD300(self.model)
         if self.options.backbone:
@@ -169,11 +178,17 @@ class RunPlan:
         if self.options.checkpoint:
             heads = load_weights(self.options.checkpoint, model, self.categories)
             self.weights = str(self.options.checkpoint) + ("" if heads else ", the heads anew for other categories")
-        loss_scale = self.recipe.loss_scale if self.amp == "fp16" else 1.0
-        state = layout.new_state(model.to(device), loss_scale=loss_scale)
-        if self.recipe.ema_decay:
-            state = state._replace(ema=state.parameters.clone())
+        state = self._as_recipe(layout.new_state(model.to(device)))
         broadcast_state(state, self.world)
+        return state
+
+    def _as_recipe(self, state: TrainState) -> TrainState:
+        """With a moving average if the recipe keeps one, and with its loss scale unless the run had that before."""
+        if not self._before or _loss_scaling(self._before.options) != _loss_scaling(self._chosen()):
+            state.loss_scale.fill_(self.recipe.loss_scale if self.amp == "fp16" else 1.0)
+            state.finite_streak.zero_()
+        if self.recipe.ema_decay and state.ema is None:
+            state = state._replace(ema=state.parameters.clone())
         return state
 
     def _refuse_mismatches(self) -> None:
@@ -185,11 +200,15 @@ class RunPlan:
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
-        if before.train_fingerprint != self.train_split.fingerprint:
-            raise InputError(
-                f"{self.train_split.annotation_file} has changed since the checkpoint was written; use --checkpoint "
-                "to begin a new run with its weights"
-            )
+        for split, fingerprint in (
+            (self.train_split, before.train_fingerprint),
+            (self.val_split, before.val_fingerprint),
+        ):
+            if fingerprint not in (None, split.fingerprint):
+                raise InputError(
+                    f"{split.annotation_file} has changed since the checkpoint was written; use --checkpoint to begin "
+                    "a new run with its weights"
+                )
 
     def _validated(self) -> dict[int, float]:
         if not self.metrics_file or not self.first_step:
@@ -208,3 +227,8 @@ class RunPlan:
         reason = self.reason_to_end([self.validated[step] for step in sorted(self.validated)])
         if self.world.from_main(reason is not None):
             raise InputError(f"nothing left to train: {reason}; raise it to go on")
+
+
+def _loss_scaling(options: TrainOptions) -> tuple[Amp | None, float, bool]:
+    """What decides how the loss scale begins and changes."""
+    return options.amp, options.recipe.loss_scale, options.recipe.dynamic_loss_scale

@@ -18,6 +18,7 @@ from ssd_graph.files import locked_folder
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import Metrics
+from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.training.meter import Meter, Window
 from ssd_graph.training.metrics import RunLog, duration
 from ssd_graph.training.mlperf_log import MLPerfLog
@@ -57,9 +58,7 @@ class RunRecords:
         """Begin the records, or continue those of the run to resume without what was written after its first step."""
         self._plan, options = plan, plan.options
         self.folder = RunFolder(options.out, options.keep)
-        self.log = RunLog(plan.metrics_file, plan.last_step, plan.first_step, tensorboard=options.tensorboard)
-        if plan.world.is_main:
-            self.folder.rewind(plan.first_step)
+        scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
         with torch.device("meta"):
             parameters = [name for name, _ in SSD300(plan.model).named_parameters()]
         self.mlperf = MLPerfLog(
@@ -71,7 +70,11 @@ class RunRecords:
             clock_start=clock_start,
             first_step=plan.first_step,
         )
-        self.validations = Validations(plan, validator, self.folder, self.log, self.mlperf)
+        # Last of all that may refuse, since an older run's records and checkpoints go here.
+        self.log = RunLog(plan.metrics_file, plan.last_step, plan.first_step, tensorboard=options.tensorboard)
+        if plan.world.is_main:
+            self.folder.rewind(plan.first_step)
+        self.validations = Validations(plan, validator, scorer, self.folder, self.log, self.mlperf)
 
     def say_beginning(self, state: TrainState, notes: list[str]) -> None:
         """What runs where on what; `notes` come first."""

@@ -8,6 +8,9 @@ from pathlib import Path
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import InputError
 
+_STEPS = f"step-{'[0-9]' * 8}.pth"
+"""No more than digits, so that a user's step-final.pth is never taken for one of these."""
+
 
 class RunFolder:
     """The files of one run; at every moment, `last.pth` is a whole checkpoint or does not exist yet."""
@@ -16,6 +19,10 @@ class RunFolder:
         """`keep` of the newest checkpoints stay, and the best one."""
         self.path, self.keep = path, keep
         self.last, self.best = path / "last.pth", path / "best.pth"
+
+    def holds_run(self) -> bool:
+        """Whether there are checkpoints that a new run would remove."""
+        return self.last.is_file() or self.best.is_file() or bool(self._newest_first())
 
     def require_space(self, checkpoint_bytes: int) -> None:
         """Raise InputError if the disk has no room for the checkpoints that will be kept and one in the making."""
@@ -76,12 +83,12 @@ class RunFolder:
             self.best.unlink()
         for file in newer:
             _remove(file)
-        for sums in self.path.glob("step-*.pth.sha256"):  # killed between a checkpoint's removal and its sum's
+        for sums in self.path.glob(f"{_STEPS}.sha256"):  # killed between a checkpoint's removal and its sum's
             if not sums.with_suffix("").is_file():
                 sums.unlink()
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.path.glob("step-*.pth"), reverse=True)
+        return sorted(self.path.glob(_STEPS), reverse=True)
 
 
 def _step_of(file: Path) -> int:

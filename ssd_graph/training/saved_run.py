@@ -27,6 +27,8 @@ class SavedRun:
     """With the precision and the backend that the device chose."""
     world_size: int
     train_fingerprint: str
+    val_fingerprint: str | None = None
+    """None in a checkpoint of a version that did not take it."""
     images_seen: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None = None
     """None in a checkpoint of a version that did not count them: `global_batch` in every step, then."""
 

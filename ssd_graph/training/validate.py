@@ -89,14 +89,16 @@ class Validations:
         self,
         plan: RunPlan,
         validator: Validator,
+        scorer: CocoScorer | None,
         folder: RunFolder,
         log: RunLog,
         mlperf: MLPerfLog,
     ) -> None:
+        """`scorer` is there on rank 0."""
         self.scores: CocoScores | None = None
         """Of the last validation, on rank 0."""
-        self._plan, self._validator, self._folder, self._log, self._mlperf = plan, validator, folder, log, mlperf
-        self._scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
+        self._plan, self._validator, self._scorer = plan, validator, scorer
+        self._folder, self._log, self._mlperf = folder, log, mlperf
         self._aps = [plan.validated[step] for step in sorted(plan.validated)]
 
     @property

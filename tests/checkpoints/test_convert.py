@@ -79,7 +79,7 @@ def test_training_begins_with_an_imported_network(tiny_coco, tmp_path):
     train_tiny(tiny_coco, tmp_path / "run", checkpoint=tmp_path / "ckpt.pth", max_steps=1)
     assert load_checkpoint(tmp_path / "run" / "last.pth").step == 1
     with pytest.raises(InputError, match="begin with it by --checkpoint"):
-        train_tiny(tiny_coco, tmp_path / "other", resume=str(tmp_path / "ckpt.pth"), max_steps=1)
+        train_tiny(tiny_coco, tmp_path, resume=str(tmp_path / "ckpt.pth"), max_steps=1)
 
 
 def test_categories_that_do_not_fit_are_refused(tiny_coco, asc_file, tmp_path):

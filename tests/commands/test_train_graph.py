@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from ssd_graph.cli import InputError
 from ssd_graph.commands import train_graph
 
 
@@ -34,6 +35,11 @@ def test_a_checkpoint_brings_its_network_along(options, trained):
 def test_what_fine_tuning_needs_has_flags(options):
     recipe = options("--recipe", "finetune", "--freeze", "layer2", "--patience", 4).recipe
     assert (recipe.name, recipe.freeze, recipe.patience, recipe.threshold) == ("finetune", "layer2", 4, None)
+
+
+def test_endless_epochs_have_no_regular_validations():
+    with pytest.raises(InputError, match="--epochs inf: give"):
+        train_graph.options_of({"epochs": float("inf"), "validate_every": 1.0})
 
 
 def test_scoring_says_which_of_the_seeds_flags_change_nothing(monkeypatch, capsys, tmp_path):

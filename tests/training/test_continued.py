@@ -120,8 +120,11 @@ def test_an_older_checkpoint_needs_a_folder(odd, tmp_path):
     older = odd / "step-00000004.pth"
     with pytest.raises(InputError, match="not the newest of a run; give the --out"):
         run_to_resume(str(older), None)
-    options, out = run_to_resume(str(older), tmp_path)
-    assert (options.recipe.batch_size, options.seed, options.upright, out) == (3, 9, True, tmp_path)
+    options, out = run_to_resume(str(older), odd)
+    assert (options.recipe.batch_size, options.seed, options.upright, out) == (3, 9, True, odd)
+    for file in (older, odd / "last.pth"):
+        with pytest.raises(InputError, match=r"a run goes on in its own folder, not in .*; begin another"):
+            run_to_resume(str(file), tmp_path)
 
 
 def test_a_recipe_or_device_given_again_is_taken_whole(odd):

@@ -22,7 +22,12 @@ def test_settings_are_plain_values():
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        ({"epochs": 0.0}, "--epochs 0.0: give more than 0"),
+        ({"epochs": 0.0}, "--epochs 0.0: give more than 0, at most 1e+06"),
+        ({"epochs": float("inf")}, "--epochs inf: give more than 0, at most 1e+06"),
+        ({"warmup_epochs": float("nan")}, "--warmup-epochs nan: give 0 or more"),
+        ({"decay_epochs": (1.0, float("inf"))}, "--lr-decay-epochs inf: give 0 or more"),
+        ({"decay_factor": float("nan")}, "--lr-decay-factor nan: give 0 or more"),
+        ({"evaluation_epochs": (0.0, 5.0)}, "--evaluation 0.0: give more than 0"),
         ({"learning_rate": float("nan")}, "--lr nan: give 0 or more"),
         ({"weight_decay": -1.0}, "--wd -1.0: give 0 or more"),
         ({"ema_decay": 1.0}, "--ema 1.0: give 0 for none"),
@@ -33,3 +38,9 @@ def test_numbers_that_make_no_run_are_refused_by_their_flag(number, words):
     with pytest.raises(InputError) as caught:
         replace(OPTIONS, recipe=replace(OPTIONS.recipe, **number))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_restarts", -1), ("seed", 10**20)])
+def test_whole_numbers_that_make_no_run_are_refused_by_their_flag(option, value):
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')} {value}: give"):
+        replace(OPTIONS, **{option: value})

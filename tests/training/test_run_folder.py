@@ -101,6 +101,19 @@ def test_rewinding_forgets_newer_checkpoints_and_leftovers(tmp_path, start):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("left", ["step-00000005.pth", "last.pth", "best.pth"])
+def test_any_checkpoint_makes_a_folder_a_runs(tmp_path, left):
+    mine = [tmp_path / name for name in ("step-final.pth", "step-final.pth.sha256", "step-1.pth.sha256")]
+    for file in mine:
+        file.touch()
+    folder = RunFolder(tmp_path)
+    assert not folder.holds_run()
+    folder.rewind(0)
+    assert all(file.exists() for file in mine)
+    (tmp_path / left).touch()
+    assert folder.holds_run()
+
+
 def test_a_disk_without_links_gets_copies(tmp_path, start, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")

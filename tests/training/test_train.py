@@ -135,10 +135,36 @@ def test_resuming_with_another_recipe_says_what_changed(trained, tiny_coco, tmp_
     assert "not the continuation of the same run, bit by bit\n" in told
 
 
-def test_resuming_on_changed_annotations_is_refused(trained, tiny_coco, tmp_path):
+def test_a_resumed_run_gets_the_loss_scale_and_the_moving_average_that_it_asks_for(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    for step, scale in ((7, 64.0), (8, 32.0)):
+        recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(), loss_scale=scale, ema_decay=0.5)
+        train_tiny(tiny_coco, tmp_path / "run", max_steps=step, resume="auto", recipe=recipe, amp="fp16")
+        checkpoint = load_checkpoint(tmp_path / "run" / "last.pth")
+        assert checkpoint.optimizer["loss_scale"] == scale
+        assert checkpoint.ema is not None
+
+
+def test_step_0_is_not_validated(tiny_coco, tmp_path):
+    """It has no checkpoint that could be the best."""
+    recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(1e-9,))
+    train_tiny(tiny_coco, tmp_path, max_steps=1, recipe=recipe)
+    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "validation")] == [1]
+
+
+def test_a_run_that_is_refused_overwrites_nothing(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError, match="cannot write"):
+        train_tiny(tiny_coco, tmp_path / "run", max_steps=1, overwrite=True, mlperf_log=trained)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_resuming_on_changed_annotations_is_refused(trained, tiny_coco, tmp_path, split):
     shutil.copytree(trained, tmp_path / "run", symlinks=True)
     shutil.copytree(tiny_coco, tmp_path / "data")
-    file = tmp_path / "data" / "annotations" / "instances_train2017.json"
+    file = tmp_path / "data" / "annotations" / f"instances_{split}2017.json"
     content = json.loads(file.read_text())
     content["annotations"][0]["bbox"][0] += 1
     file.write_text(json.dumps(content))
