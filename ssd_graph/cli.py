@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import signal
@@ -26,16 +27,27 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and exit: 0 or its result, 2 after an `InputError`, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Call `main` and exit: 0 or its result, 2 after an `InputError`; as signals do, 130, 143 or 141 without a reader."""
     if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     # What Pillow finds odd about an image that it reads all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with _exit_on_sigterm():
-            sys.exit(main() or 0)
+            code = main() or 0
+            sys.stdout.flush()
+            sys.exit(code)
     except InputError as error:
         _refuse(error)
+    except (
+        BrokenPipeError
+    ):  # nobody reads stdout any more, as behind `| head -1`; Python flushes it once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if not error.filename or error.errno not in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+            raise
+        _refuse(InputError(f"cannot use {error.filename}: {error.strerror}; give another path"))
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnx", "onnxscript"):  # what a machine that only scores can do without
             raise
@@ -154,3 +166,11 @@ def between(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def not_negative(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise ArgumentTypeError(f"{value} is less than 0")
+    return value

@@ -92,7 +92,7 @@ NO_AUGMENT = AugmentConfig(crop=False, flip_probability=0.0, brightness=0.0, con
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Optimisation: SGD with momentum, linear warm-up and multi-step decay; the defaults are `mlperf-256`."""
+    """Optimisation: SGD with momentum, linear warm-up, multi-step decay; as `mlperf-256` but without a threshold."""
 
     name: str = "mlperf-256"
     learning_rate: float = 2.5e-3

@@ -1,6 +1,7 @@
 """Proves how commands end (exit code, one line on stderr), and what a line of words on the way is."""
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 import ssd_graph
-from ssd_graph.cli import InputError, between, command, command_parser, positive, run
+from ssd_graph.cli import InputError, between, command, command_parser, not_negative, positive, run
 
 
 def end_of(main, monkeypatch):
@@ -31,6 +32,25 @@ def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
 
     assert end_of(main, monkeypatch) == 2
     assert capsys.readouterr() == ("", "train_graph.py: no file a.json; give --data\n")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG])
+def test_a_path_that_the_system_refuses_is_one_line(monkeypatch, capsys, number):
+    def main():
+        raise OSError(number, "no", "/root/a")
+
+    assert end_of(main, monkeypatch) == 2
+    assert capsys.readouterr().err == "train_graph.py: cannot use /root/a: no; give another path\n"
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_reader_that_leaves_ends_a_command_without_a_word(flush):
+    code = f"from ssd_graph.cli import run; run(lambda: [print('x' * 9999, flush={flush}) for _ in range(99)] and 0)"
+    unread, stdout = os.pipe()
+    os.close(unread)
+    done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE)
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_command_without_torch_says_what_to_install(monkeypatch, capsys):
@@ -137,6 +157,12 @@ def parser():
 
 def test_positive_takes_integers_from_one(parser):
     assert [parser.parse_args(["--workers", text]).workers for text in ("1", "12")] == [1, 12]
+
+
+def test_not_negative_takes_integers_from_zero():
+    assert [not_negative(text) for text in ("0", "12")] == [0, 12]
+    with pytest.raises(argparse.ArgumentTypeError, match="-1 is less than 0"):
+        not_negative("-1")
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "two"])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, seconds_of
+from ssd_graph.cli import not_negative
 from ssd_graph.compilers.backend import require_devices
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.cache import open_cache
@@ -26,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `run` reads."""
     add_step_flags(parser)
     parser.add_argument("--data", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="decoding processes (default: by cores)")
+    parser.add_argument("--workers", type=not_negative, help="decoding processes (default: by cores)")
     parser.add_argument("--cache", metavar="ram|DIR", help="as tools/train_graph.py's")
 
 

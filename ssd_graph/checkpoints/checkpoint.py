@@ -27,6 +27,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _OF_A_RUN = "a training run leaves best.pth and last.pth in its --out folder"
 _OF_TORCHVISION = "torchvision's is at https://download.pytorch.org/models/resnet34-333f7ec4.pth"
+_NO_TRUNK = (
+    f"give a plain state_dict, its names without a prefix ({_OF_TORCHVISION}), or a whole network with --checkpoint"
+)
 _OTHER_PRESET = "choose the --preset that fits the file"
 
 _OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
@@ -76,7 +79,7 @@ def save_checkpoint(
     step: int,
     run: dict[str, Any],
 ) -> None:
-    """Write `path`, and its SHA-256 beside it; a reader sees the old file or the new one.
+    """Write `path`, then its SHA-256 beside it; a reader sees the old file or the new one, with its own sum or none.
 
     Raises:
         InputError: the folder cannot be written.
@@ -101,9 +104,11 @@ def save_checkpoint(
             full = shutil.disk_usage(path.parent).free < 1e9
             reason = "No space left on device" if full else str(error).splitlines()[0]
             raise InputError(f"cannot write {path}: {reason}; make room and go on with --resume auto") from error
-        # Before the rename, so that no checkpoint is ever without its sum.
-        with atomic_write(_sum_file(path)) as sums:
-            sums.write_text(f"{_sha256(temporary)}  {path.name}\n")
+        sha256 = sha256_of(temporary)
+        if path.is_file():
+            _sum_file(path).unlink(missing_ok=True)
+    with atomic_write(_sum_file(path)) as sums:
+        sums.write_text(f"{sha256}  {path.name}\n")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -114,14 +119,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_weights_file(path)
     path = path.resolve()  # a run's last.pth and best.pth are links, and the sums are beside the files
-    sha256 = _sha256(path)
+    sha256 = sha256_of(path)
     if _sum_file(path).is_file() and _sum_file(path).read_text(errors="replace").split()[:1] != [sha256]:
         raise InputError(f"{path} is damaged: its SHA-256 is not the one in {_sum_file(path).name}; copy it again")
     if content.get("format") != "ssd_graph":
         first = next(iter(content), "nothing")
-        raise InputError(
-            f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); give one that training wrote"
-        )
+        advice = "give one that training wrote, or convert a published one with tools/convert_checkpoint.py"
+        if "conv1.weight" in content:
+            advice = "weights of a trunk go to training's --backbone"
+        raise InputError(f"{path} is not an ssd_graph checkpoint (it begins with '{first}'); {advice}")
     try:
         if content["schema"] != SCHEMA:
             raise InputError(
@@ -166,7 +172,8 @@ def load_trunk(path: Path, trunk: nn.Module) -> None:
         for name, tensor in read_weights_file(path, _OF_TORCHVISION).items()
         if not str(name).startswith(("layer4.", "fc.")) and not str(name).endswith("num_batches_tracked")
     }
-    require_same(given, trunk.state_dict(), path)
+    advice = _OTHER_PRESET if "conv1.weight" in given else _NO_TRUNK
+    require_same(given, trunk.state_dict(), path, advice)
     trunk.load_state_dict(given)
 
 
@@ -174,7 +181,8 @@ def _sum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -231,7 +239,8 @@ def read_weights_file(path: Path, origin: str = _OF_A_RUN) -> dict[str, Any]:
         # torch's words go on with advice to unpickle what a stranger wrote.
         reason = str(error).partition("\n")[0].partition(". ")[0].partition("weights_only")[0][:200].rstrip(" ,;(")
         raise InputError(
-            f"{path} is damaged or not a weights file ({reason or type(error).__name__}); get it again"
+            f"{path} is damaged or not a weights file ({reason or type(error).__name__}); get it again, as torch.save "
+            "writes it and not as safetensors"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not named weights")

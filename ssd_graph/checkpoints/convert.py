@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 
-from ssd_graph.checkpoints.checkpoint import load_checkpoint, read_weights_file, save_checkpoint
+from ssd_graph.checkpoints.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_weights_file,
+    save_checkpoint,
+    sha256_of,
+)
 from ssd_graph.checkpoints.published import Published, is_published, read_published, to_published
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories, load_split
@@ -62,6 +68,28 @@ def export_published(path: Path, out: Path, layout: str) -> None:
         torch.save(content, temporary, _use_new_zipfile_serialization=False)
 
 
+def load_scorable(path: Path, data: str) -> Checkpoint:
+    """A checkpoint to score: ours, or a published one, of COCO's categories or else of those that `data` lists.
+
+    Raises:
+        InputError: `path` is neither, or `data` has another number of categories.
+    """
+    if not is_published(read_weights_file(path)):
+        return load_checkpoint(path)
+    published = read_published(path)
+    is_coco = published.model.num_classes == COCO80.num_classes
+    return Checkpoint(
+        model=published.model,
+        categories=_categories(published, path, None if is_coco else data),
+        tensors=published.tensors,
+        optimizer={},
+        ema=None,
+        step=0,
+        run={},
+        sha256=sha256_of(path),
+    )
+
+
 def preset_of(path: Path) -> str:
     """The network of a checkpoint, ours or published.
 
@@ -75,7 +103,7 @@ def preset_of(path: Path) -> str:
 def load_weights(path: Path, model: SSD300, categories: Categories) -> bool:
     """Begin with the weights of a checkpoint, ours or published, in place; whether the heads are the checkpoint's.
 
-    Heads that were trained for other categories than `categories` stay as they are initialised.
+    Heads that were trained for other categories than `categories`, or for unnamed ones, stay as they are initialised.
 
     Raises:
         InputError: `path` is neither, or of another preset.
@@ -83,7 +111,9 @@ def load_weights(path: Path, model: SSD300, categories: Categories) -> bool:
     if is_published(read_weights_file(path)):
         published = read_published(path)
         tensors, names = published.tensors, published.category_names
-        same = published.model.num_classes == categories.num_classes and names in (None, categories.names)
+        if names is None and published.model.num_classes == COCO80.num_classes:
+            names = COCO80.names
+        same = names == categories.names
     else:
         checkpoint = load_checkpoint(path)
         tensors, same = checkpoint.weights, checkpoint.categories.names == categories.names

@@ -55,24 +55,31 @@ class Published:
 
 def is_published(content: Mapping[str, Any]) -> bool:
     """Whether a loaded file is of one of these programs."""
-    model = content.get("model")
+    model = _model(content)
     names = [str(name).removeprefix("module.") for name in model] if isinstance(model, dict) else []
     return any(name.startswith("additional_blocks.") for name in names)
+
+
+def _model(content: Mapping[str, Any]) -> Any:
+    return content.get("model", content)
 
 
 def read_published(path: Path) -> Published:
     """Read a published checkpoint without executing anything in it.
 
-    A `module.` prefix, low precision, and NVIDIA's NHWC form (channels last, heads and input padded) are undone.
+    A file of nothing but the state_dict is taken too. A `module.` prefix, low precision, and NVIDIA's NHWC form
+    (channels last, heads and input padded) are undone.
 
     Raises:
         InputError: the file is missing, damaged or of another program, or a tensor, which the message names, is
             missing, unknown or of another shape.
     """
     content = read_weights_file(path)
+    if content.get("format") == "ssd_graph":
+        raise InputError(f"{path} is an ssd_graph checkpoint already; --to asc or --to ref converts it")
     if not is_published(content):
         raise InputError(f"{path} is not a published SSD-ResNet34 checkpoint: give one with 'additional_blocks.*'")
-    named = _plain_tensors(content["model"], path)
+    named = _plain_tensors(_model(content), path)
     layout = "asc" if any(name.startswith("mbox.") for name in named) else "ref"
     _to_nchw(named, _published_name("trunk.conv1.weight", layout))
     num_classes = _unpad_heads(named, layout, path)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from ssd_graph.cli import positive
+from ssd_graph.cli import not_negative, positive
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--npus", type=positive, metavar="N", help="Ascend NPUs of this machine")
     kind.add_argument("--gpus", type=positive, metavar="N", help="CUDA GPUs of this machine")
     kind.add_argument("--cpus", type=positive, metavar="N", help="CPU processes (default: 1)")
-    device.add_argument("--device-id", type=int, help="number of the first one (default: 0)")
+    device.add_argument("--device-id", type=not_negative, help="number of the first one (default: 0)")
     device.add_argument("--amp", choices=("off", "bf16", "fp16"), help="default: fp16 on NPU, bf16 on GPU, off on CPU")
     device.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
 

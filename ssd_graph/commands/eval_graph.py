@@ -25,7 +25,7 @@ def main() -> None:
     """Read the flags and evaluate."""
     die_with_launcher()
     parser = command_parser(__doc__, given_only=True)
-    parser.add_argument("checkpoint", nargs="?", help="checkpoint that tools/train_graph.py wrote")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint that tools/train_graph.py wrote, or a published one")
     parser.add_argument("--checkpoint", help=SUPPRESS)
     parser.add_argument("--data", "-d", default=DEFAULT_ROOT, help="COCO folder, or `shapes` (default: %(default)s)")
     parser.add_argument("--split", choices=("val", "train"), help="default: val")

@@ -30,6 +30,11 @@ def loss_scale(text: str) -> float | str:
     return text if text == "dynamic" else float(text)
 
 
+def log_file(text: str) -> Path | None:
+    """An argparse type: a file, or `none`."""
+    return None if text == "none" else Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's flags; what is not given is as TrainOptions has it or, of a resumed run, as it was."""
     result = command_parser(__doc__, given_only=True)
@@ -72,11 +77,12 @@ def parser() -> argparse.ArgumentParser:
     )
     recipe.add_argument("--seed", "-s", type=int, help="fixes weights, order, augmentation (default: 1)")
 
+    switch = argparse.BooleanOptionalAction
     loop = result.add_argument_group("loop")
     loop.add_argument(
         "--workers", "--num-workers", type=int, metavar="N", help="decoding processes of a device (default: by cores)"
     )
-    loop.add_argument("--upright", action=argparse.BooleanOptionalAction, help="turn images as their EXIF tag says")
+    loop.add_argument("--upright", action=switch, help="turn images as their EXIF tag says")
     loop.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
     loop.add_argument("--on-bad-image", choices=("error", "skip"), help="default: error")
     loop.add_argument("--cache", metavar="ram|DIR", help="keep decoded training images in memory or there")
@@ -85,9 +91,9 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--keep", type=positive, metavar="N", help="newest checkpoints to keep (default: 3)")
     loop.add_argument("--max-skipped", type=positive, metavar="N", help="non-finite steps in a row (default: 50)")
     loop.add_argument("--max-restarts", type=int, metavar="N", help="after a process died (default: 3)")
-    loop.add_argument("--deterministic", action="store_true", help="have GPUs repeat their bits, at some speed")
-    loop.add_argument("--tensorboard", action="store_true", help="write event files too")
-    loop.add_argument("--mlperf-log", type=Path, metavar="FILE", help="write :::MLLOG lines")
+    loop.add_argument("--deterministic", action=switch, help="have GPUs repeat their bits, at some speed")
+    loop.add_argument("--tensorboard", action=switch, help="write event files too")
+    loop.add_argument("--mlperf-log", type=log_file, metavar="FILE", help="write :::MLLOG lines; `none` ends them")
     return result
 
 

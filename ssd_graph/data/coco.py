@@ -50,6 +50,10 @@ class Categories:
                 raise InputError(f"category {number} is '{name}' in {owner_of_others} and {here} in {owner}; {advice}")
 
 
+MIN_SIDE = 1e-6
+"""Of boxes, relative to the image; below, a box mirrored to where float32 has steps of 6e-8 could lose its area."""
+
+
 @dataclass(frozen=True, slots=True)
 class CocoSplit:
     """One split. Boxes of image i are rows `offsets[i]` to `offsets[i + 1]`."""
@@ -203,8 +207,8 @@ def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit
     with np.errstate(over="ignore", invalid="ignore"):  # such boxes are left out
         corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
         boxes = (corners / np.tile(sizes, 2)[owner]).astype(np.float32)
-    # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
-    solid = (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
+        # Of the rounded boxes, since those are what the loss divides by; written so that NaN counts as empty.
+        solid = (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(1) & np.isfinite(boxes).all(1)
     order = np.flatnonzero(solid)[np.argsort(owner[solid], kind="stable")]
     if len(order) and (xywh[order, 2:] <= 1).all():
         raise InputError(

@@ -140,7 +140,7 @@ class TrainStep:
         skipped = (~finite).long()
         state.num_skipped.add_(skipped)
         state.skip_streak.copy_((state.skip_streak + skipped) * skipped)
-        if self.recipe.dynamic_loss_scale:
+        if self.recipe.dynamic_loss_scale and self.amp_dtype == torch.float16:
             streak = (state.finite_streak + 1) * (1 - skipped)
             grown = streak >= GROWTH_INTERVAL
             scale = torch.where(grown, state.loss_scale * 2, state.loss_scale)

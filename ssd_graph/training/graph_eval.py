@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import ssd_graph
-from ssd_graph.checkpoints.checkpoint import load_checkpoint
+from ssd_graph.checkpoints.convert import load_scorable
 from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import advice_on_memory, default_amp, require_devices
 from ssd_graph.config import Amp, EmptyImages
@@ -65,7 +65,7 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
     """
     kind = require_devices(options.devices, options.first_device + options.num_devices)
     require_writable(options.folder, "--out")
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_scorable(options.checkpoint, options.data)
     upright = bool(checkpoint.run.get("upright")) if options.upright is None else options.upright
     how = {"upright": upright, "empty_images": options.empty_images}
     split = load_split(data_root(options.data), options.split, **how).numbered_as(

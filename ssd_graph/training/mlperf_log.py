@@ -183,14 +183,14 @@ def _facts(schedule: Schedule, num_val_images: int, seed: int) -> dict[str, Any]
 def _records_before(path: Path, step: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Records of the run's steps up to `step`, without its end and without evaluations that were never scored."""
     if not path.is_file():
-        raise InputError(f"no {path} to continue; give the --mlperf-log that the run wrote, or none")
+        raise InputError(f"no {path} to continue; give the --mlperf-log that the run wrote, or `none`")
     records = _read(path)
     written = {record["key"]: record["value"] for record in records}
     for key, value in facts.items():
         if written.get(key) != value:
             raise InputError(
                 f"{path} is of another run: {key} is {written.get(key)} there and {value} here; "
-                "resume as the run began, or without --mlperf-log"
+                "resume as the run began, or with --mlperf-log none"
             )
     scored = {r["metadata"]["step"] for r in records if r["key"] == "eval_stop"}
     kept = [r for r in records if r["metadata"]["step"] <= step and r["key"] != "run_stop"]

@@ -134,7 +134,7 @@ class Trainer:
         self.step = plan.first_step
         """Steps done."""
         self.reached = False
-        """Whether the recipe's threshold is, as all processes know."""
+        """Whether a validation ends the run, by the recipe's threshold or patience, as all processes know."""
         self.signal = 0
         """Number of the signal that ends the run, as all processes know."""
         self._requested: Callable[[], int] = lambda: 0

@@ -87,7 +87,9 @@ def test_a_truncated_file_is_called_damaged(tmp_path, keep):
 
 def test_a_foreign_file_is_named_by_what_it_holds(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "a.pth")
-    assert "conv1.weight" in message(load_checkpoint, tmp_path / "a.pth")
+    assert "'conv1.weight'); weights of a trunk go to training's --backbone" in message(
+        load_checkpoint, tmp_path / "a.pth"
+    )
     torch.save([1, 2], tmp_path / "b.pth")
     assert "list" in message(load_checkpoint, tmp_path / "b.pth")
     torch.save({"format": "ssd_graph"}, tmp_path / "c.pth")
@@ -100,6 +102,14 @@ def test_another_schema_is_refused_with_the_version_that_wrote_it(tmp_path, sche
     assert "(ssd_graph 7.1), this version reads 3; use the ssd_graph that wrote it" in message(
         load_checkpoint, tmp_path / "a.pth"
     )
+
+
+def test_a_kill_between_file_and_sum_leaves_a_whole_file(tmp_path, monkeypatch):
+    saved(tmp_path / "a.pth")
+    monkeypatch.setattr("pathlib.Path.write_text", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        saved(tmp_path / "a.pth", seed=1)
+    load_checkpoint(tmp_path / "a.pth")
 
 
 def test_a_file_that_is_not_what_its_sum_says_is_damaged(tmp_path):
@@ -203,6 +213,7 @@ def test_torchvision_weights_fill_the_trunk(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (lambda w: w.pop("conv1.weight"), "has no 'conv1.weight'; give a plain state_dict"),
         (lambda w: w.pop("layer2.1.bn1.weight"), "has no 'layer2.1.bn1.weight'"),
         (
             lambda w: w.update({"layer3.0.conv1.weight": torch.zeros(2, 2)}),

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
-from ssd_graph.checkpoints.convert import export_published, import_published
+from ssd_graph.checkpoints.convert import export_published, import_published, load_scorable, load_weights
 from ssd_graph.cli import InputError
 from ssd_graph.config import model_config
-from ssd_graph.data.coco import load_split
+from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.data.coco80 import COCO80
+from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.state import StateLayout
 from tests import REPOSITORY
 from tests.checkpoints.test_published import Malicious, network, require_equal, saved
 from tests.conftest import train_tiny
@@ -95,6 +97,28 @@ def test_categories_that_do_not_fit_are_refused(tiny_coco, asc_file, tmp_path):
     assert not (tmp_path / "ckpt.pth").exists()
 
 
+@pytest.mark.parametrize(("names", "kept"), [(COCO80.names, True), (tuple(map(str, range(80))), False)])
+def test_81_classes_without_names_are_cocos(asc_file, names, kept):
+    model = SSD300(model_config("ssd300-nano", 81))
+    assert load_weights(asc_file, model, Categories(COCO80.ids, names)) is kept
+
+
+def test_a_published_file_is_scored_as_it_is(trained, asc_file, tiny_coco, tmp_path):
+    export_published(trained / "last.pth", tmp_path / "a.pt", "asc")
+    ours, theirs = load_checkpoint(trained / "last.pth"), load_scorable(tmp_path / "a.pt", str(tiny_coco))
+    assert (theirs.model, theirs.categories) == (ours.model, ours.categories)
+    layout, device = StateLayout.of_config(ours.model), torch.device("cpu")
+    assert torch.equal(theirs.state(layout, device).parameters, ours.state(layout, device).parameters)
+    assert load_scorable(asc_file, str(tiny_coco)).categories == COCO80
+
+
+def test_a_folder_in_the_files_place_is_refused_and_nothing_is_left(asc_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        import_published(asc_file, tmp_path / "out")
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted([asc_file.name, "out"])
+
+
 def test_coco80_is_what_cocos_annotations_list(shared):
     assert load_split(shared / "coco_mini", "val").categories == COCO80
 
@@ -117,7 +141,9 @@ def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path):
 
 
 def test_an_export_of_a_published_file_or_to_an_impossible_place_is_refused(trained, asc_file, tmp_path):
-    with pytest.raises(InputError, match="is not an ssd_graph checkpoint"):
+    with pytest.raises(InputError, match=r"is not an ssd_graph checkpoint .*, or convert a published one with"):
         export_published(asc_file, tmp_path / "a.pt", "ref")
+    with pytest.raises(InputError, match="is an ssd_graph checkpoint already; --to asc or --to ref"):
+        import_published(trained / "last.pth", tmp_path / "a.pt")
     with pytest.raises(InputError, match="cannot write"):
         export_published(trained / "last.pth", asc_file / "a.pt", "ref")

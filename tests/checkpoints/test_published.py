@@ -224,7 +224,7 @@ def test_a_detector_with_another_trunk_is_refused(tmp_path):
 
 
 def test_files_of_other_programs_are_refused(tmp_path):
-    for content in ({"conv1.weight": torch.zeros(1)}, {"model": {}}, {"model": [1]}, {"format": "ssd_graph"}, {}):
+    for content in ({"conv1.weight": torch.zeros(1)}, {"model": {}}, {"model": [1]}, {}):
         torch.save(content, tmp_path / "a.pt")
         assert "is not a published SSD-ResNet34 checkpoint" in message(tmp_path / "a.pt")
     assert "no file" in message(tmp_path / "gone.pt")
@@ -234,6 +234,10 @@ def test_published_files_are_recognised_and_ours_are_not(trained, tmp_path):
     for layout in LAYOUTS:
         state = network(layout).state_dict()
         assert is_published({"model": state})
+        torch.save(state, tmp_path / "bare.pt")
+        require_equal(
+            read_published(tmp_path / "bare.pt").tensors, read_published(saved(tmp_path / "a.pt", state)).tensors
+        )
         assert is_published({"model": {f"module.{n}": t for n, t in state.items()}, "label_map": {}})
     assert not is_published(read_weights_file(trained / "last.pth"))
 

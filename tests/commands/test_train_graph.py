@@ -37,6 +37,20 @@ def test_what_fine_tuning_needs_has_flags(options):
     assert (recipe.name, recipe.freeze, recipe.patience, recipe.threshold) == ("finetune", "layer2", 4, None)
 
 
+def test_what_a_run_writes_beside_can_be_left_out_when_it_goes_on(options):
+    before = options("--tensorboard", "--deterministic", "--mlperf-log", "a.log")
+    flags = ("--no-tensorboard", "--no-deterministic", "--mlperf-log", "none")
+    given = vars(train_graph.parser().parse_args(flags))
+    after = train_graph.options_of(given, before)
+    assert (after.tensorboard, after.deterministic, after.mlperf_log) == (False, False, None)
+
+
+def test_a_device_has_no_negative_number(capsys):
+    with pytest.raises(SystemExit):
+        train_graph.parser().parse_args(["--device-id", "-1"])
+    assert "argument --device-id: -1 is less than 0" in capsys.readouterr().err
+
+
 def test_endless_epochs_have_no_regular_validations():
     with pytest.raises(InputError, match="--epochs inf: give"):
         train_graph.options_of({"epochs": float("inf"), "validate_every": 1.0})

@@ -89,7 +89,15 @@ def test_crowd_boxes_stay(tmp_path):
 
 @pytest.mark.parametrize(
     "bbox",
-    [(5, 5, 0, 9), (5, 5, 9, 0), (5, 5, -3, 9), (5, 5, float("nan"), 9), (float("inf"), 5, 3, 9), (5, 5, 1e300, 1e300)],
+    [
+        (5, 5, 0, 9),
+        (5, 5, 9, 0),
+        (0, 5, 1e-8, 9),
+        (5, 5, -3, 9),
+        (5, 5, float("nan"), 9),
+        (float("inf"), 5, 3, 9),
+        (5, 5, 1e300, 1e300),
+    ],
 )
 def test_boxes_without_area_are_dropped_and_counted(tmp_path, bbox):
     annotations = [annotation(bbox=bbox), annotation(), annotation(bbox=bbox)]

@@ -230,7 +230,7 @@ def test_the_moving_average_follows_the_parameters_and_skips_with_them():
 
 def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_streak(monkeypatch):
     monkeypatch.setattr("ssd_graph.graph.step.GROWTH_INTERVAL", 3)
-    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True))
+    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True), amp="fp16")
     state = new_state(step)._replace(loss_scale=torch.tensor(2.0**127))  # float32 ends at 2**128
     scales, streaks = [], []
     for s in range(6):
@@ -244,13 +244,14 @@ def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_str
     assert int(state.num_skipped) == 1
 
 
-def test_a_dynamic_loss_scale_stops_falling_at_one():
-    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True))
-    state = new_state(step)
+@pytest.mark.parametrize(("amp", "scale"), [("fp16", 1.0), ("bf16", 2.0), ("off", 2.0)])
+def test_a_dynamic_loss_scale_stops_falling_at_one_and_is_of_fp16_alone(amp, scale):
+    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True), amp=amp)
+    state = new_state(step)._replace(loss_scale=torch.tensor(2.0))
     state.parameters[0] = float("nan")
     for _ in range(2):
         step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
-    assert (float(state.loss_scale), int(state.skip_streak)) == (1.0, 2)
+    assert (float(state.loss_scale), int(state.skip_streak)) == (scale, 2)
 
 
 def test_every_option_of_the_recipe_is_still_one_graph():

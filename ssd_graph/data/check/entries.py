@@ -20,6 +20,7 @@ from PIL import Image
 
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
+from ssd_graph.data.coco import MIN_SIDE
 from ssd_graph.data.coco_file import LARGEST_AREA, AnnotationEntry, CategoryEntry, Id, ImageEntry
 from ssd_graph.data.file_names import leaves_folder, local_names
 from ssd_graph.data.transforms import FORMATS, shown_size
@@ -166,11 +167,12 @@ def judge_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], 1)
         relative = (corners / sides).astype(np.float32)
+        solid = relative[:, 2:] - relative[:, :2] > MIN_SIDE
     inside = (corners.clip(0.0, sides) / sides).astype(np.float32)
     tests = (
         (5, ~np.isfinite(relative).all(1)),
         (4, (boxes_xywh[:, 2:] < 0).any(1)),
-        (3, (relative[:, 2:] <= relative[:, :2]).any(1)),
+        (3, ~solid.all(1)),
         (2, (inside[:, 2:] <= inside[:, :2]).any(1)),
         (1, ((corners < -EDGE_TOLERANCE) | (corners > sides + EDGE_TOLERANCE)).any(1)),
     )
