@@ -184,7 +184,7 @@ def test_numbers_below_one_are_refused(flag, tmp_path):
 def test_help_is_short_and_needs_no_torch(script, tmp_path):
     code, out, _ = command(script, "--help", cwd=tmp_path)
     assert code == 0
-    assert out.count("\n") < 110
+    assert out.count("\n") < 112
 
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
