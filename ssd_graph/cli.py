@@ -39,9 +39,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             sys.exit(code)
     except InputError as error:
         _refuse(error)
-    except (
-        BrokenPipeError
-    ):  # nobody reads stdout any more, as behind `| head -1`; Python flushes it once more at the end
+    except BrokenPipeError:  # nobody reads on, as behind `| head -1`; at its end Python flushes stdout once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:

@@ -105,7 +105,7 @@ def save_checkpoint(
             reason = "No space left on device" if full else str(error).splitlines()[0]
             raise InputError(f"cannot write {path}: {reason}; make room and go on with --resume auto") from error
         sha256 = sha256_of(temporary)
-        if path.is_file():
+        if path.is_file():  # killed from here on, it has no sum rather than another file's
             _sum_file(path).unlink(missing_ok=True)
     with atomic_write(_sum_file(path)) as sums:
         sums.write_text(f"{sha256}  {path.name}\n")

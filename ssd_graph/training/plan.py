@@ -177,9 +177,8 @@ class RunPlan:
             self.weights = f"the trunk of {self.options.backbone}"
         if self.options.checkpoint:
             heads = load_weights(self.options.checkpoint, model, self.categories)
-            self.weights = str(self.options.checkpoint) + (
-                "" if heads else ", the heads anew for other or unnamed categories"
-            )
+            anew = "" if heads else ", the heads anew for other or unnamed categories"
+            self.weights = f"{self.options.checkpoint}{anew}"
         state = self._as_recipe(layout.new_state(model.to(device)))
         broadcast_state(state, self.world)
         return state

@@ -22,10 +22,10 @@ def test_settings_are_plain_values():
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        ({"epochs": 0.0}, "--epochs 0.0: give more than 0, at most 1e+06"),
-        ({"epochs": float("inf")}, "--epochs inf: give more than 0, at most 1e+06"),
-        ({"warmup_epochs": float("nan")}, "--warmup-epochs nan: give 0 or more"),
-        ({"decay_epochs": (1.0, float("inf"))}, "--lr-decay-epochs inf: give 0 or more"),
+        ({"epochs": 0.0}, "--epochs 0.0: give more than 0, at most a million"),
+        ({"epochs": float("inf")}, "--epochs inf: give more than 0, at most a million"),
+        ({"warmup_epochs": float("nan")}, "--warmup-epochs nan: give 0 to a million"),
+        ({"decay_epochs": (1.0, float("inf"))}, "--lr-decay-epochs inf: give 0 to a million"),
         ({"decay_factor": float("nan")}, "--lr-decay-factor nan: give 0 or more"),
         ({"evaluation_epochs": (0.0, 5.0)}, "--evaluation 0.0: give more than 0"),
         ({"learning_rate": float("nan")}, "--lr nan: give 0 or more"),
