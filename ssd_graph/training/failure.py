@@ -8,6 +8,7 @@ says why, and ends at once; the others look into the store now and then.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -52,12 +53,14 @@ def _watch(store: Store, done: threading.Event) -> None:
 
 def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
     code = 2 if isinstance(error, InputError) else 1
+    if isinstance(error, BrokenPipeError):  # nobody reads stdout any more, which cli.run says nothing of either
+        code = 128 + signal.SIGPIPE
     with suppress(Exception):  # the store is gone with its launcher
         if store.add(f"{_KEY}/count", 1) > 1:  # what a rank meets because another one failed says nothing
             _end(int(store.get(_KEY)))
     if isinstance(error, InputError):
         sys.stderr.write(f"{Path(sys.argv[0]).name}: rank {rank}: {' '.join(str(error).split())}\n")
-    else:
+    elif code == 1:
         sys.stderr.write(f"rank {rank}:\n{''.join(traceback.format_exception(error))}")
     sys.stderr.flush()
     with suppress(Exception):
