@@ -27,7 +27,7 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and exit: 0 or its result, 2 after an `InputError`; as signals do, 130, 143 or 141 without a reader."""
+    """Call `main` and exit: 0 or its result, 2 after an `InputError`; 130, 143, 141 as Ctrl-C, SIGTERM, SIGPIPE do."""
     if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     # What Pillow finds odd about an image that it reads all the same.
