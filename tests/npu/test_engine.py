@@ -58,7 +58,7 @@ def typed(soc, *how):
 
 
 def verdicts(soc, *how):
-    return Counter({(f.verdict, f.kind): n for f, n in check(typed(soc, *how)).items()})
+    return Counter((f.verdict, f.kind) for f in check(typed(soc, *how)).elements())
 
 
 def first(graph, kind):
@@ -141,6 +141,7 @@ def sort_of_one(graph):
         description.attr["_meta"].s = b"Tensor(dtype=torch.float32, shape=torch.Size([2, 1])"
 
 
+POOLING = "MaxPoolWithArgmaxV1"
 FAULTS = {
     "a missing attribute": (without_attribute, "refused", "Conv2D"),
     "an unknown attribute": (unknown_attribute, "undeclared", "Conv2D"),
@@ -171,6 +172,7 @@ FAULTS = {
     "indices of floats": (value("Sort", "y2_dtype", "i", 0), "undeclared", "Sort"),
     "a constant without value": (lambda graph: first(graph, "Const").attr.pop("value"), "refused", "Const"),
     "no inputs": (without_inputs("Sort"), "refused", "Sort"),
+    "a shape of nothing": (without_inputs("Reshape"), "refused", "Reshape"),
     "an input from nowhere": (source("Relu", 0, "Nowhere:0"), "refused", "Relu"),
     "an output that nobody makes": (source("Relu", 0, "arg0_1:7"), "refused", "Relu"),
     "an output too many": (lambda graph: first(graph, "Relu").output_desc.add(), "refused", "Relu"),
@@ -178,6 +180,10 @@ FAULTS = {
     "a result that is missing": (source("NetOutput", 0, ""), "refused", "NetOutput"),
     "no results": (lambda graph: graph.op.remove(first(graph, "NetOutput")), "refused", "NetOutput"),
     "an integer less a float": (cast_to(3, "Sub"), "lossy", "Sub"),
+    "pads that make other maps": (numbers("Conv2D", "pads", [3, 3, 3, 3]), "refused", "Conv2D"),
+    "a window that makes other maps": (numbers(POOLING, "ksize", [1, 5, 2, 1]), "refused", POOLING),
+    "maps for images": (source("Conv2D", 0, "arg1_1:0"), "refused", "Conv2D"),
+    "an input twice": (value("Data", "index", "i", 1), "refused", "Data"),
 }
 INDEX_FAULTS = {
     "tensors of two types": (cast_to(3, "ConcatV2"), "refused", "ConcatV2"),
@@ -202,6 +208,40 @@ def test_a_planted_fault_of_indices_is_found(name):
     plant, verdict, kind = INDEX_FAULTS[name]
     assert (verdict, kind) not in verdicts("a2", lambda graph: None, *INDEXED)
     assert verdicts("a2", plant, *INDEXED)[verdict, kind]
+
+
+MUTATIONS = {
+    "an unknown attribute": lambda node: setattr(node.attr["surplus"], "i", 1),
+    "another kind": lambda node: setattr(node, "type", f"{node.type}X"),
+    "an input from nowhere": lambda node: node.input.__setitem__(0, "Nowhere:0"),
+    "no input": lambda node: node.input.__setitem__(0, ""),
+    "an input too many": lambda node: node.input.extend([node.input[0]] * 9),
+    "an output too many": lambda node: node.output_desc.add(),
+}
+
+
+def mutations(node):
+    """What may be done to a node that has to be found; a constant and an input have no inputs."""
+    for name, mutate in MUTATIONS.items():
+        if "input" not in name or node.type not in ("Const", "Data"):
+            yield name, mutate
+    for attribute, given in node.attr.items():
+        if not attribute.startswith("_") and not attribute.endswith("layout_info"):
+            other = ("i", 1) if given.WhichOneof("value") == "s" else ("s", b"1")
+            yield attribute, lambda node, a=attribute, other=other: setattr(node.attr[a], *other)
+
+
+@pytest.mark.parametrize("how", [(network, ARGUMENTS), INDEXED])
+@pytest.mark.parametrize("soc", SOCS)
+def test_every_node_is_held_to_its_declaration(soc, how):
+    before, found = verdicts(soc, lambda graph: None, *how), Counter()
+    graph = typed(soc, lambda graph: None, *how)
+    for number, node in enumerate(graph.nodes):
+        for name, mutate in mutations(node) if node.name in graph.live and node.type != "NetOutput" else ():
+            after = verdicts(soc, lambda graph, n=number, m=mutate: m(graph.op[n]), *how)
+            assert {verdict for verdict, _ in after - before} & {"refused", "undeclared"}, (node.type, name)
+            found[name] += 1
+    assert all(found[name] > 5 for name in MUTATIONS), found
 
 
 def test_what_only_a_control_edge_needs_is_checked_and_checking_changes_nothing():

@@ -47,6 +47,9 @@ def check(graph: TypedGraph) -> Counter[Finding]:
     found = Counter[Finding]()
     if not any(node.type == "NetOutput" for node in graph.nodes):
         found[Finding("refused", "NetOutput", "the graph has none", "inputs and outputs")] = 1
+    numbers = [Node(node, graph.soc).integer("index", 0) for node in graph.nodes if node.type == "Data"]
+    if sorted(numbers) != list(range(len(numbers))):
+        found[Finding("refused", "Data", f"their numbers are {sorted(numbers)}", "inputs and outputs")] = 1
     for node in graph.nodes:
         if node.name in graph.live:
             source = graph.source(node)

@@ -1,4 +1,4 @@
-"""What of a node contradicts the declaration of its operator: attributes, inputs, outputs, shapes."""
+"""What of a node contradicts the declaration of its operator: attributes, inputs, outputs; shapes are in shapes.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ssd_graph.npu.engine.facts import Attribute, Operator, Parameter
 from ssd_graph.npu.engine.graph import TypedGraph, data_inputs
+from ssd_graph.npu.engine.shapes import shape_faults
 from ssd_graph.npu.node import Node
 
 T = TypeVar("T")
@@ -16,9 +17,6 @@ _FIELDS = {"Int": "i", "Float": "f", "Bool": "b", "String": "s", "Tensor": "t", 
 
 _TORCHAIRS_OWN = ("input_layout_info", "output_layout_info")
 
-_AXES = {"Sort": ("axis", -1), "ArgMaxWithValue": ("dimension", 0), "GatherElements": ("dim", 0)}
-"""Attributes that count a dimension of the first input, and their defaults."""
-
 
 def faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[str]:
     """What the engine would refuse."""
@@ -26,7 +24,7 @@ def faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[str]:
     if node.type != "Data":  # which the engine feeds
         yield from _input_faults(node, graph, operator)
     yield from _output_faults(node, graph, operator)
-    yield from _shape_faults(node, graph)
+    yield from shape_faults(node, graph)
 
 
 def undeclared(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[str]:
@@ -84,7 +82,8 @@ def _fault(value: Any, attribute: Attribute) -> str | None:
         return f"has {len(numbers)} numbers instead of {attribute.length}"
     if attribute.least is not None and min(numbers, default=attribute.least) < attribute.least:
         return f"is {min(numbers)}, and {attribute.least} is the least"
-    if attribute.choices and value.s.decode(errors="replace") not in attribute.choices:
+    given = value.s.decode(errors="replace") if field == "s" else str(value.i)
+    if attribute.choices and given not in attribute.choices:
         return f"is none of {', '.join(attribute.choices)}"
     return None
 
@@ -95,7 +94,7 @@ def _input_faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[
         if source and not graph.has(source):
             yield f"{source} is no result of this graph"
     dynamic = any(parameter.need == "dynamic" for parameter in declared)
-    if declared and not dynamic and len(sources) > len(declared):
+    if not dynamic and len(sources) > len(declared):
         yield f"{len(sources)} inputs instead of {len(declared)}"
     for parameter, own in zip(declared, by_declaration(sources, declared), strict=True):
         types = [graph.type_of(source) for source in own]
@@ -114,7 +113,12 @@ def _input_faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[
 
 def _output_faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator[str]:
     declared = operator.outputs
-    if not declared or any(parameter.need == "dynamic" for parameter in declared):
+    if any(parameter.need == "dynamic" for parameter in declared):
+        number = Node(node, graph.soc).integer("num_split", 0)
+        if number != len(node.output_desc):
+            yield f"attribute num_split is {number}, with {len(node.output_desc)} outputs"
+        return
+    if not declared:
         return
     if len(node.output_desc) != len(declared):
         yield f"{len(node.output_desc)} outputs instead of {len(declared)}"
@@ -124,25 +128,3 @@ def _output_faults(node: Any, graph: TypedGraph, operator: Operator) -> Iterator
         for parameter, actual in zip(declared, graph.types[node.name], strict=True):
             if actual is None:
                 yield f"{parameter.name} of a type that GE does not have"
-
-
-def _shape_faults(node: Any, graph: TypedGraph) -> Iterator[str]:
-    """Attributes that do not fit the inputs' shapes."""
-    about, sources = Node(node, graph.soc), [*data_inputs(node), "", ""]
-    if node.type in _AXES and (shape := graph.shape_of(sources[0])):
-        name, default = _AXES[node.type]
-        axis = about.integer(name, default)
-        if not -len(shape) <= axis < len(shape):
-            yield f"attribute {name} is {axis}, of {len(shape)} dimensions"
-    result = f"{node.name}:0"
-    images, weight = {
-        "Conv2D": (sources[0], sources[1]),
-        "Conv2DBackpropInput": (result, sources[1]),
-        "Conv2DBackpropFilter": (sources[0], result),
-    }.get(node.type, ("", ""))
-    of_images, of_weight = graph.shape_of(images) or [], graph.shape_of(weight) or []
-    if len(of_images) == len(of_weight) == 4:
-        channels = of_images[1 if about.text("data_format", "NHWC") == "NCHW" else 3]
-        groups = about.integer("groups", 1)
-        if channels != groups * of_weight[1]:
-            yield f"{channels} channels for {groups} groups of {of_weight[1]}"

@@ -63,7 +63,8 @@ class TypedGraph:
         if node.type == "Const":
             return list(node.attr["value"].t.desc.shape.dim)
         if node.type == "Conv2DBackpropFilter":  # torchair describes what a view makes of it; input 1 is Shape(weight)
-            return self.shape_of(self.producer(node.input[1]).input[0])
+            size = self.producer([*node.input, "", ""][1])
+            return self.shape_of(next(iter(size.input), "")) if size is not None else None
         found = re.search(r"Size\(\[([^]]*)\]", node.output_desc[_index_of(source)].attr["_meta"].s.decode())
         return None if found is None else [int(n) for n in found.group(1).split(",") if n.strip()]
 
