@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -21,6 +22,9 @@ from typing import Any, NoReturn
 
 import ssd_graph
 
+READER_LEFT = 141
+"""The exit code of programs that SIGPIPE ends."""
+
 
 class InputError(ValueError):
     """Something the user can mend; the message is one line that says how."""
@@ -35,13 +39,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         with _exit_on_sigterm():
             code = main() or 0
-            sys.stdout.flush()
+            if sys.stdout:  # Python has none where it was closed
+                sys.stdout.flush()
             sys.exit(code)
     except InputError as error:
         _refuse(error)
-    except BrokenPipeError:  # nobody reads on, as behind `| head -1`; at its end Python flushes stdout once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:
+        if not reader_left():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at its end Python flushes it once more
+        sys.exit(READER_LEFT)
     except OSError as error:
         if not error.filename or error.errno not in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
             raise
@@ -55,11 +62,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
 
 
+def reader_left() -> bool:
+    """Whether nobody reads stdout any more, as behind `| head -1`."""
+    if not sys.stdout or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that what was begun is removed; a second one ends the process at once.
+    """Let SIGTERM raise SystemExit, so that what was begun is removed; a second one ends the process without that.
 
-    A rank of a launched run has others that wait for it, and ends at once.
+    Both wait until Python runs again. A rank of a launched run has others that wait for it, and ends at once.
     """
     free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if not free or launched():
@@ -146,29 +162,16 @@ class _Parser(ArgumentParser):
         return other + equals + value if name.startswith("--") and name not in known and other in known else word
 
 
-def positive(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def between(low: int, high: int) -> Callable[[str], int]:
-    """An argparse type: an integer from `low` to `high`."""
+def between(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer from `low`, to `high` if there is one."""
 
     def integer(text: str) -> int:
         value = int(text)
-        if not low <= value <= high:
-            raise ArgumentTypeError(f"{value}: give {low} to {high}")
+        if value < low or (high is not None and value > high):
+            raise ArgumentTypeError(f"{value}: give {low} " + ("or more" if high is None else f"to {high}"))
         return value
 
     return integer
 
 
-def not_negative(text: str) -> int:
-    """An argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise ArgumentTypeError(f"{value} is less than 0")
-    return value
+positive, not_negative = between(1), between(0)

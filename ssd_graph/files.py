@@ -127,6 +127,8 @@ def require_writable(folder: Path, flag: str) -> None:
     """Raise InputError, before any work is done, if no file can be written into `folder`; `flag` chooses another."""
     existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if os.path.exists(f))
     try:
+        with suppress(FileNotFoundError):
+            folder.stat()  # whether there may be such a name
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -53,6 +53,18 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word(flush):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_another_pipe_that_breaks_is_an_error():
+    code = "import os; from ssd_graph.cli import run; r, w = os.pipe(); os.close(r); run(lambda: os.write(w, b'a'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == 1
+    assert b"BrokenPipeError" in done.stderr
+
+
+def test_a_command_without_stdout_ends_as_any():
+    code = f"exec {sys.executable} -c 'from ssd_graph.cli import run; run(lambda: 0)' >&-"
+    assert subprocess.run(code, shell=True, stderr=subprocess.PIPE).stderr == b""
+
+
 def test_a_command_without_torch_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
 
@@ -161,7 +173,7 @@ def test_positive_takes_integers_from_one(parser):
 
 def test_not_negative_takes_integers_from_zero():
     assert [not_negative(text) for text in ("0", "12")] == [0, 12]
-    with pytest.raises(argparse.ArgumentTypeError, match="-1 is less than 0"):
+    with pytest.raises(argparse.ArgumentTypeError, match="-1: give 0 or more"):
         not_negative("-1")
 
 

@@ -177,7 +177,7 @@ def test_predicting_on_no_image_is_refused(trained, tmp_path):
 def test_numbers_below_one_are_refused(flag, tmp_path):
     code, _, error = command_here(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
     assert code == 2
-    assert "not a positive number" in error
+    assert "give 1 or more" in error
 
 
 @pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE, EVALUATE_GRAPH, PREDICT])

@@ -11,7 +11,7 @@ import torch
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.graph.augment import normalise
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx

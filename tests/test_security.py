@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ssd_graph.cli import InputError
-from ssd_graph.data.transforms import decode
+from ssd_graph.data.decode import decode
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.evaluate import OnnxDetector
 from tests import REPOSITORY

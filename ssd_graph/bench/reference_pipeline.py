@@ -14,7 +14,8 @@ from PIL import Image, ImageEnhance
 
 from ssd_graph.boxes import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, AugmentConfig
-from ssd_graph.data.transforms import decode, pixel_box, random_crop
+from ssd_graph.data.decode import decode
+from ssd_graph.data.transforms import pixel_box, random_crop
 
 _POSITIVE_IOU = 0.5
 

@@ -15,9 +15,10 @@ from ssd_graph.bench.reference_pipeline import reference_sample
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data import jpeg
 from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.decode import decode_part, preprocess, read_file
 from ssd_graph.data.resize import resize_into
 from ssd_graph.data.samples import Batch, Samples, generator
-from ssd_graph.data.transforms import PixelBox, decode_part, pixel_box, preprocess, random_crop, read_file
+from ssd_graph.data.transforms import PixelBox, pixel_box, random_crop
 from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.training.feed import to_device
 

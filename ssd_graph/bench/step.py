@@ -34,9 +34,10 @@ from ssd_graph.compilers.backend import (
     require_devices,
 )
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
+from ssd_graph.data.decode import preprocess
 from ssd_graph.data.loader import Batch
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import draw_colour_jitter, preprocess
+from ssd_graph.data.transforms import draw_colour_jitter
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.step import AMP_DTYPES, TrainStep, device_default_boxes
 from ssd_graph.training.distributed import World, device_of

@@ -84,6 +84,7 @@ def save_checkpoint(
     Raises:
         InputError: the folder cannot be written.
     """
+    path = path.resolve()  # behind a link it is the file that is replaced, and its sum is beside it
     content = {
         "format": "ssd_graph",
         "schema": SCHEMA,

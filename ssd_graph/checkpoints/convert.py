@@ -77,7 +77,7 @@ def load_scorable(path: Path, data: str) -> Checkpoint:
     if not is_published(read_weights_file(path)):
         return load_checkpoint(path)
     published = read_published(path)
-    is_coco = published.model.num_classes == COCO80.num_classes
+    is_coco = (published.model.num_classes, published.category_names or COCO80.names) == (81, COCO80.names)
     return Checkpoint(
         model=published.model,
         categories=_categories(published, path, None if is_coco else data),

@@ -12,7 +12,9 @@ line for each frame. Ctrl-C ends a video, and what there is of it is kept.
 
 from __future__ import annotations
 
+import os
 import sys
+from glob import has_magic
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
@@ -45,7 +47,8 @@ def main() -> int:
 
     given = None if args.score is None else ShownFrom(args.score)
     # Files by name are taken wherever they lie.
-    inside = [i for i in args.images if not Path(i).is_file() and Path(i).resolve().is_relative_to(args.out.resolve())]
+    many = [i for i in args.images if os.path.isdir(i) or has_magic(i)]
+    inside = [i for i in many if Path(i).resolve().is_relative_to(args.out.resolve())]
     if inside:
         raise InputError(f"the images of '{inside[0]}' lie inside --out {args.out}; choose another folder with --out")
     detector = Detector(args.model, provider=args.provider, threads=args.threads, precision=args.precision)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ssd_graph.cli import InputError, command, command_parser, launched, positive, say_once
+from ssd_graph.cli import InputError, command, command_parser, launched, not_negative, positive, say_once
 from ssd_graph.commands.devices import add_device_flags, device_options
 from ssd_graph.commands.seed_flags import add_seed_flags, translate
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Freeze, Recipe, epochs_every
@@ -80,7 +80,11 @@ def parser() -> argparse.ArgumentParser:
     switch = argparse.BooleanOptionalAction
     loop = result.add_argument_group("loop")
     loop.add_argument(
-        "--workers", "--num-workers", type=int, metavar="N", help="decoding processes of a device (default: by cores)"
+        "--workers",
+        "--num-workers",
+        type=not_negative,
+        metavar="N",
+        help="decoding processes of a device (default: by cores)",
     )
     loop.add_argument("--upright", action=switch, help="turn images as their EXIF tag says")
     loop.add_argument("--empty-images", choices=("drop", "keep"), help="those without boxes (default: drop)")
@@ -90,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--save-every", type=positive, metavar="N", help="steps (default: each epoch)")
     loop.add_argument("--keep", type=positive, metavar="N", help="newest checkpoints to keep (default: 3)")
     loop.add_argument("--max-skipped", type=positive, metavar="N", help="non-finite steps in a row (default: 50)")
-    loop.add_argument("--max-restarts", type=int, metavar="N", help="after a process died (default: 3)")
+    loop.add_argument("--max-restarts", type=not_negative, metavar="N", help="after a process died (default: 3)")
     loop.add_argument("--deterministic", action=switch, help="have GPUs repeat their bits, at some speed")
     loop.add_argument("--tensorboard", action=switch, help="write event files too")
     loop.add_argument("--mlperf-log", type=log_file, metavar="FILE", help="write :::MLLOG lines; `none` ends them")
@@ -134,8 +138,8 @@ def _recipe_of(given: Mapping[str, Any], recipe: Recipe) -> Recipe:
     recipe = replace(recipe, augment=augment, **changes)
     if "validate_every" not in given or not recipe.epochs <= MOST_EPOCHS:  # TrainOptions refuses the latter
         return recipe
-    if not given["validate_every"] > 0:
-        raise InputError(f"--validate-every {given['validate_every']}: give more than 0")
+    if not given["validate_every"] > recipe.epochs / MOST_EPOCHS:
+        raise InputError(f"--validate-every {given['validate_every']}: give more, such as 1 for every epoch")
     return replace(recipe, evaluation_epochs=epochs_every(given["validate_every"], recipe.epochs))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_memory
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import decode_part
+from ssd_graph.data.decode import decode_part
 from ssd_graph.files import atomic_write
 
 _FORMAT = "ssd_graph pixels 1"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import evaluation_input
+from ssd_graph.data.decode import evaluation_input
 
 _AHEAD = 3
 

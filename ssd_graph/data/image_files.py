@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import FORMATS, UNREADABLE, require_size
+from ssd_graph.data.decode import FORMATS, UNREADABLE, require_size
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm"),

@@ -1,7 +1,7 @@
 """Resize training images: the reference's antialiased bilinear filter, by the quickest code this processor has.
 
 torch's kernel for AVX2 takes a fifth of Pillow's time and differs from it by at most two levels; without AVX2
-torch is slower than Pillow. Evaluation never comes here: see transforms.preprocess.
+torch is slower than Pillow. Evaluation never comes here: see decode.preprocess.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ssd_graph.config import IMAGE_SIZE
-from ssd_graph.data.transforms import preprocess
+from ssd_graph.data.decode import preprocess
 
 RESIZER = "torch" if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else "Pillow"
 """What resizes on this machine."""

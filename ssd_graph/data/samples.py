@@ -15,8 +15,9 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, AugmentConfig
 from ssd_graph.data.cache import PackedImages
 from ssd_graph.data.coco import CocoSplit
+from ssd_graph.data.decode import decode_part
 from ssd_graph.data.shared import Layout
-from ssd_graph.data.transforms import NUM_BLENDS, PixelBox, decode_part, draw_colour_jitter, pixel_box, random_crop
+from ssd_graph.data.transforms import NUM_BLENDS, PixelBox, draw_colour_jitter, pixel_box, random_crop
 
 _MOST_SUBSTITUTES = 16
 """Unusable images in a row that end a run whatever it was told: more are no accident but a lost folder."""

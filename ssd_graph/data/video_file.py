@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ssd_graph.cli import InputError
+from ssd_graph.data.decode import FORMATS, UNREADABLE, preprocess
 from ssd_graph.data.image_files import SUFFIXES
-from ssd_graph.data.transforms import FORMATS, UNREADABLE, preprocess
 
 TICK = Fraction(1, 90_000)
 """Seconds; frames are at least this far apart. The usual frame rates are whole numbers of it."""

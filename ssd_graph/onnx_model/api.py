@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories
-from ssd_graph.data.transforms import UNREADABLE, decode, preprocess, to_rgb
+from ssd_graph.data.decode import UNREADABLE, decode, preprocess, to_rgb
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.providers import PRECISIONS, PROVIDERS, require_one_of
 from ssd_graph.onnx_model.thresholds import ShownFrom
@@ -110,7 +110,7 @@ class Detector:
         """Detections of one image, or a list with those of each of several, which go through the network in batches.
 
         Files and images of Pillow are turned upright as their EXIF orientation says and become RGB, as
-        transforms.decode says; an array is taken as it is.
+        data.decode.decode says; an array is taken as it is.
 
         Args:
             score: least score; None for `shown_from`, 0 for all that the model gives.

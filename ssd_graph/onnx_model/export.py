@@ -27,9 +27,9 @@ import ssd_graph
 from ssd_graph.checkpoints.checkpoint import Checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.image_files import find_images
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.files import atomic_write
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
 from ssd_graph.onnx_model.quantize import quantise

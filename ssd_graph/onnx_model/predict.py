@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ssd_graph.cli import InputError
-from ssd_graph.data.transforms import decode
+from ssd_graph.data.decode import decode
 from ssd_graph.files import atomic_write, require_writable
 from ssd_graph.onnx_model.api import Detections, Detector
 from ssd_graph.onnx_model.draw import draw_detections

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.transforms import decode
+from ssd_graph.data.decode import decode
 from ssd_graph.scoring.diagnosis import Outcome, f1_of, image_counts
 from ssd_graph.scoring.matching import Matches
 

@@ -8,7 +8,6 @@ says why, and ends at once; the others look into the store now and then.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -20,7 +19,7 @@ from typing import NoReturn
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import READER_LEFT, InputError, reader_left
 
 _KEY = "ssd_graph/failed"
 _SECONDS = 0.5
@@ -53,8 +52,8 @@ def _watch(store: Store, done: threading.Event) -> None:
 
 def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
     code = 2 if isinstance(error, InputError) else 1
-    if isinstance(error, BrokenPipeError):  # nobody reads stdout any more, which cli.run says nothing of either
-        code = 128 + signal.SIGPIPE
+    if isinstance(error, BrokenPipeError) and reader_left():  # of which cli.run says nothing either
+        code = READER_LEFT
     with suppress(Exception):  # the store is gone with its launcher
         if store.add(f"{_KEY}/count", 1) > 1:  # what a rank meets because another one failed says nothing
             _end(int(store.get(_KEY)))

@@ -50,7 +50,7 @@ def launch(num_processes: int, max_restarts: int, again: Sequence[str] = ()) -> 
     os.environ[_LAUNCHER] = str(os.getpid())
     # Asked to stop, processes save at their next console line; after half a minute they would be killed. torch 2.11
     # does not read it.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(24 * 60 * 60))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     command = ["-u", *sys.argv]
     for restart in range(max_restarts + 1):

@@ -74,11 +74,14 @@ class TrainOptions:
         for flag, value, fits, advice in (
             ("--workers", self.workers, self.workers >= 0, "0 or more"),
             ("--max-restarts", self.max_restarts, self.max_restarts >= 0, "0 or more"),
-            ("--seed", self.seed, -(2**63) <= self.seed < 2**63, "a number of at most 63 bits"),
+            ("--seed", self.seed, -(2**63) <= self.seed < 2**63, "a number from -2**63 to 2**63 - 1"),
             ("--epochs", recipe.epochs, 0 < recipe.epochs <= MOST_EPOCHS, "more than 0, at most a million"),
             ("--warmup-epochs", recipe.warmup_epochs, 0 <= recipe.warmup_epochs <= MOST_EPOCHS, "0 to a million"),
             *(("--lr-decay-epochs", e, 0 <= e <= MOST_EPOCHS, "0 to a million") for e in recipe.decay_epochs),
-            *(("--evaluation", e, 0 < e <= MOST_EPOCHS, "more than 0") for e in recipe.evaluation_epochs),
+            *(
+                ("--evaluation", e, 0 < e <= MOST_EPOCHS, "more than 0, at most a million")
+                for e in recipe.evaluation_epochs
+            ),
             ("--lr-decay-factor", recipe.decay_factor, 0 <= recipe.decay_factor < inf, "0 or more"),
             ("--lr", recipe.learning_rate, 0 <= recipe.learning_rate < inf, "0 or more"),
             ("--wd", recipe.weight_decay, 0 <= recipe.weight_decay < inf, "0 or more"),

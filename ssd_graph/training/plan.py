@@ -37,7 +37,10 @@ def run_to_resume(resume: str, out: Path | None) -> tuple[TrainOptions | None, P
     if out is None:
         out = TrainOptions().out if resume == "auto" else Path(resume).parent
         if Path(resume).is_file() and Path(resume).resolve() != RunFolder(out).last.resolve():
-            raise InputError(f"--resume {resume}: it is not the newest of a run; give the --out to go on in")
+            raise InputError(
+                f"--resume {resume}: it is not the newest of its run; to go on from it, and remove those, give --out "
+                f"{Path(resume).resolve().parent}"
+            )
     resumed, _ = checkpoint_to_resume(TrainOptions(resume=resume, out=out))
     return SavedRun.of(resumed).options if resumed else None, out
 
@@ -63,7 +66,7 @@ def checkpoint_to_resume(options: TrainOptions) -> tuple[Checkpoint | None, list
         checkpoint, notes = RunFolder(file.parent).load_last()
     else:
         checkpoint, notes = load_checkpoint(file), []
-    if file.parent.resolve() != folder.path.resolve():
+    if file.resolve().parent != folder.path.resolve():
         raise InputError(
             f"--resume {file}: a run goes on in its own folder, not in {folder.path}; begin another with its weights "
             "by --checkpoint"

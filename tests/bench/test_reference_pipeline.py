@@ -7,8 +7,8 @@ from ssd_graph.bench.reference_pipeline import encode_targets, reference_sample
 from ssd_graph.boxes import xyxy_to_cxcywh
 from ssd_graph.config import NO_AUGMENT, PIXEL_MEAN, PIXEL_STD, AugmentConfig
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.transforms import decode as decode_image
-from ssd_graph.data.transforms import preprocess
+from ssd_graph.data.decode import decode as decode_image
+from ssd_graph.data.decode import preprocess
 from ssd_graph.graph.default_boxes import decode, default_boxes
 from ssd_graph.graph.matcher import match
 

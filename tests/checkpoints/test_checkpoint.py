@@ -65,6 +65,16 @@ def test_saving_leaves_nothing_but_the_file_and_its_sum(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.pth", "a.pth.sha256"]
 
 
+def test_behind_a_link_the_file_is_replaced_with_its_sum(tmp_path):
+    link = tmp_path / "link.pth"
+    saved(tmp_path / "a.pth")
+    link.symlink_to("a.pth")
+    before = load_checkpoint(link).sha256
+    saved(link, seed=1)
+    assert link.is_symlink()
+    assert load_checkpoint(link).sha256 == load_checkpoint(tmp_path / "a.pth").sha256 != before
+
+
 def message(call, *args):
     with pytest.raises(InputError) as caught:
         call(*args)

@@ -48,7 +48,7 @@ def test_what_a_run_writes_beside_can_be_left_out_when_it_goes_on(options):
 def test_a_device_has_no_negative_number(capsys):
     with pytest.raises(SystemExit):
         train_graph.parser().parse_args(["--device-id", "-1"])
-    assert "argument --device-id: -1 is less than 0" in capsys.readouterr().err
+    assert "argument --device-id: -1: give 0 or more" in capsys.readouterr().err
 
 
 def test_endless_epochs_have_no_regular_validations():

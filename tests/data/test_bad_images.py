@@ -13,8 +13,8 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
 from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode, decode_part, preprocess
 from ssd_graph.data.loader import Batch, Loader
-from ssd_graph.data.transforms import decode, decode_part, preprocess
 
 
 def rewrite(path, change):

@@ -20,8 +20,8 @@ from ssd_graph.config import AugmentConfig
 from ssd_graph.data import cache
 from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode
 from ssd_graph.data.loader import Loader
-from ssd_graph.data.transforms import decode
 
 
 @pytest.fixture

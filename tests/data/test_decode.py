@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
-from ssd_graph.data.transforms import decode, decode_part
+from ssd_graph.data.decode import decode, decode_part
 
 COLOUR = (200, 30, 60)
 DEEP = np.array([[0, 255, 256, 32768], [65535, 65280, 4096, 1]], np.uint16)

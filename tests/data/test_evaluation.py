@@ -9,8 +9,8 @@ import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import evaluation_input
 from ssd_graph.data.evaluation import beside, image_batches
-from ssd_graph.data.transforms import evaluation_input
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ssd_graph.data import jpeg
+from ssd_graph.data.decode import read_file
 from ssd_graph.data.jpeg import decode_rows, find_frame
-from ssd_graph.data.transforms import read_file
 
 NOISE = np.random.default_rng(0).integers(0, 256, (141, 107, 3), np.uint8)
 

@@ -11,8 +11,8 @@ import pytest
 
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.loader import Batch, Loader
-from ssd_graph.data.transforms import decode, preprocess
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from PIL import Image
 
 from ssd_graph.data import resize
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.resize import RESIZER, resize_into
-from ssd_graph.data.transforms import decode, preprocess
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
 

@@ -13,13 +13,8 @@ from PIL import Image
 
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
 from ssd_graph.data import transforms
-from ssd_graph.data.transforms import (
-    NUM_BLENDS,
-    draw_colour_jitter,
-    pixel_box,
-    preprocess,
-    random_crop,
-)
+from ssd_graph.data.decode import preprocess
+from ssd_graph.data.transforms import NUM_BLENDS, draw_colour_jitter, pixel_box, random_crop
 
 DEMANDS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, -np.inf)
 

@@ -17,8 +17,8 @@ from ssd_graph.cli import InputError
 from ssd_graph.commands import check_coco, compare, convert_checkpoint, eval_onnx, predict_onnx, to_coco
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.loader import Loader
-from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.detections_file import detections_json, load_detections

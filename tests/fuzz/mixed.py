@@ -11,8 +11,8 @@ from PIL import Image
 
 from ssd_graph.data.check.folder import check_folder
 from ssd_graph.data.coco import load_split
+from ssd_graph.data.decode import decode
 from ssd_graph.data.image_files import require_images
-from ssd_graph.data.transforms import decode
 from ssd_graph.scoring.detections_file import detections_json, load_detections
 from ssd_graph.scoring.evaluate import CocoScorer
 from tests.fuzz.mutations import damaged_json

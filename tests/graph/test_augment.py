@@ -8,9 +8,10 @@ import torch
 from PIL import Image, ImageEnhance
 
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
+from ssd_graph.data.decode import preprocess
 from ssd_graph.data.loader import Batch
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import draw_colour_jitter, preprocess
+from ssd_graph.data.transforms import draw_colour_jitter
 from ssd_graph.graph.augment import augment, flip_boxes, jitter_colour, normalise
 
 

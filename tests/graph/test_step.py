@@ -8,9 +8,10 @@ import torch
 
 from ssd_graph.compilers.backend import compile_graph
 from ssd_graph.config import NO_AUGMENT, RECIPES, AugmentConfig, model_config
+from ssd_graph.data.decode import preprocess
 from ssd_graph.data.loader import Batch
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import draw_colour_jitter, preprocess
+from ssd_graph.data.transforms import draw_colour_jitter
 from ssd_graph.graph.augment import augment
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300

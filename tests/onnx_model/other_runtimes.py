@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ssd_graph.config import IMAGE_SIZE
+from ssd_graph.data.decode import preprocess
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import preprocess
 from ssd_graph.onnx_model import raw
 from ssd_graph.onnx_model.detector import OnnxDetector
 

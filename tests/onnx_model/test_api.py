@@ -13,7 +13,7 @@ from PIL import Image
 import ssd_graph
 from ssd_graph import Detector, InputError
 from ssd_graph.data.coco import Categories, load_split
-from ssd_graph.data.transforms import decode
+from ssd_graph.data.decode import decode
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom, write_thresholds

@@ -14,7 +14,7 @@ from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
-from ssd_graph.data.transforms import decode
+from ssd_graph.data.decode import decode
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.scoring.detections_file import load_detections

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.commands import predict_onnx
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.image_files import find_images
-from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom

@@ -11,7 +11,7 @@ from PIL import Image
 from ssd_graph.cli import InputError
 from ssd_graph.commands import predict_onnx
 from ssd_graph.data import video_file
-from ssd_graph.data.transforms import decode, preprocess
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.video_file import VideoReader, find_video
 from ssd_graph.onnx_model import video
 from ssd_graph.onnx_model.api import Detector

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.data.transforms import decode, preprocess
 from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom

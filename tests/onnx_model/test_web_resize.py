@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_graph.data.transforms import preprocess
+from ssd_graph.data.decode import preprocess
 from ssd_graph.onnx_model import web
 
 # Calls resize.js on raw RGBA files, whose sizes are told as JSON.

@@ -22,8 +22,8 @@ from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
 from ssd_graph.data.coco import MIN_SIDE
 from ssd_graph.data.coco_file import LARGEST_AREA, AnnotationEntry, CategoryEntry, Id, ImageEntry
+from ssd_graph.data.decode import FORMATS, shown_size
 from ssd_graph.data.file_names import leaves_folder, local_names
-from ssd_graph.data.transforms import FORMATS, shown_size
 
 EDGE_TOLERANCE = 1.0
 """Pixels that a box may reach over its image's edge, since published boxes are rounded."""

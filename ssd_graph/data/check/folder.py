@@ -21,7 +21,7 @@ from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import CheckedImages, check_annotations, check_categories, check_images
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
-from ssd_graph.data.transforms import FORMATS, decode, orientation, shown_size
+from ssd_graph.data.decode import FORMATS, decode, orientation, shown_size
 from ssd_graph.files import atomic_write
 
 Examine = Callable[[str, tuple[int, int]], tuple[Kind, str] | None]

@@ -17,7 +17,7 @@ from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import EDGE_TOLERANCE
 from ssd_graph.data.check.problems import Findings, Kind
-from ssd_graph.data.transforms import FORMATS, orientation, shown_size
+from ssd_graph.data.decode import FORMATS, orientation, shown_size
 
 LEFT_OUT = "left out"
 """How the effect of a kind begins that loses something."""
