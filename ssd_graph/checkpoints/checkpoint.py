@@ -27,9 +27,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _OF_A_RUN = "a training run leaves best.pth and last.pth in its --out folder"
 _OF_TORCHVISION = "torchvision's is at https://download.pytorch.org/models/resnet34-333f7ec4.pth"
-_NO_TRUNK = (
-    f"give a plain state_dict, its names without a prefix ({_OF_TORCHVISION}), or a whole network with --checkpoint"
-)
+_NO_TRUNK = f"give a plain state_dict, no prefixes ({_OF_TORCHVISION}), or a whole network by --checkpoint"
 _OTHER_PRESET = "choose the --preset that fits the file"
 
 _OPTIMIZER = ("momentum", "loss_scale", "num_skipped", "skip_streak", "finite_streak")
