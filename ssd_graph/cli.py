@@ -54,7 +54,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise
         _refuse(InputError(f"cannot use {error.filename}: {error.strerror}; give another path"))
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "onnx", "onnxscript"):  # what a machine that only scores can do without
+        # What a machine that only scores can do without, or lacks if it was set up for an older version.
+        if error.name not in ("torch", "onnx", "onnxscript", "simplejpeg"):
             raise
         _refuse(InputError(f"{error.name} is not installed; run `pip install {error.name}`"))
     except KeyboardInterrupt:

@@ -161,7 +161,7 @@ def import_av() -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise InputError('videos need PyAV; run `pip install "ssd_graph[video]"`') from error
+        raise InputError('videos need PyAV; run `pip install "av>=18"`') from error
     return av
 
 
