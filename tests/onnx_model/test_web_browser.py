@@ -197,23 +197,53 @@ def test_the_keyboard_does_it_all_and_the_focus_is_seen(page, tiny_coco):
     assert page.evaluate("document.querySelector('#status').getAttribute('role')") == "status"
 
 
-def test_pictures_are_dropped_and_pasted(page, tiny_coco):
-    picture = """(async () => { const canvas = new OffscreenCanvas(40, 30); canvas.getContext("2d");
-      const data = new DataTransfer(); data.items.add(new File([await canvas.convertToBlob()], "%s.png"));
-      return data; })()"""
+PICTURES = """(async () => { const canvas = new OffscreenCanvas(40, 30); canvas.getContext("2d");
+  const data = new DataTransfer(), blob = await canvas.convertToBlob();
+  for (const name of %s) data.items.add(new File([blob], name));
+  return data; })()"""
+
+
+def paste(page, *names):
     page.evaluate(
-        f"{picture % 'dropped'}.then(d => document.body.dispatchEvent(new DragEvent('drop', "
-        "{dataTransfer: d, bubbles: true, cancelable: true})))"
-    )
-    page.evaluate(
-        f"{picture % 'pasted'}.then(d => document.body.dispatchEvent(new ClipboardEvent('paste', "
+        f"{PICTURES % list(names)}.then(d => document.body.dispatchEvent(new ClipboardEvent('paste', "
         "{clipboardData: d, bubbles: true})))"
     )
+
+
+def test_pictures_are_dropped_and_pasted(page):
+    page.evaluate(
+        f"{PICTURES % ['dropped.png']}.then(d => document.body.dispatchEvent(new DragEvent('drop', "
+        "{dataTransfer: d, bubbles: true, cancelable: true})))"
+    )
+    paste(page, "pasted.png")
     page.wait("document.querySelectorAll('figure').length == 2")
     assert page.evaluate("[...document.querySelectorAll('figcaption b')].map(e => e.textContent)") == [
         "pasted.png",
         "dropped.png",
     ]
+
+
+def test_removing_all_removes_what_is_still_waiting(page):
+    paste(page, *(f"{i}.png" for i in range(9)))
+    page.wait("document.querySelectorAll('figure').length")
+    page.evaluate("document.querySelector('#clear').click()")
+    paste(page, "after.png")
+    page.wait(f"{STATUS}.startsWith('after.png:')")
+    assert page.evaluate("[...document.querySelectorAll('figcaption b')].map(e => e.textContent)") == ["after.png"]
+
+
+def test_two_clicks_open_one_camera_and_nothing_is_taken_before_its_first_frame(page):
+    page.evaluate("""navigator.mediaDevices.getUserMedia = async () => {
+      const canvas = document.createElement("canvas");
+      window.context = canvas.getContext("2d");
+      return (window.streams ??= [])[window.streams.push(canvas.captureStream(0)) - 1]; }""")
+    page.evaluate("for (const _ of [1, 2]) document.querySelector('#camera').click()")
+    page.wait("!document.querySelector('#viewfinder').hidden")
+    assert page.evaluate("document.querySelector('#take').disabled")
+    page.evaluate("context.fillRect(0, 0, 9, 9), streams.map(s => s.getTracks()[0].requestFrame())")
+    page.wait("!document.querySelector('#take').disabled && document.querySelector('video').videoWidth")
+    page.evaluate("document.querySelector('#close').click()")
+    assert page.evaluate("streams.flatMap(s => s.getTracks().map(t => t.readyState))") == ["ended"]
 
 
 def test_the_camera_takes_pictures_until_it_is_closed(page):
@@ -270,6 +300,8 @@ def test_a_file_that_is_not_the_pages_is_not_used(browser, served, site, tmp_pat
     assert "model.onnx" in page.evaluate(STATUS)
     assert "is not the file that this page was made with" in page.evaluate(STATUS)
     assert page.evaluate("document.querySelector('#choose').disabled")
+    for event in ("dragover", "drop"):  # a browser else opens the picture in the page's place
+        assert page.evaluate(f"!document.body.dispatchEvent(new Event('{event}', {{bubbles: true, cancelable: true}}))")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

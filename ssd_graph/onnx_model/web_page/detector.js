@@ -40,8 +40,8 @@ async function detect(picture) {
     throw new Error("this browser cannot read it as a picture");
   });
   const { width, height } = bitmap;
-  const pixels = await preprocess(width, height, (top, count) => readRows(bitmap, top, count));
-  bitmap.close();
+  const readStrip = (top, count) => readRows(bitmap, top, count);
+  const pixels = await preprocess(width, height, readStrip).finally(() => bitmap.close());
   const between = performance.now();
   const outputs = await session.run({ images: new ort.Tensor("uint8", pixels, [1, 300, 300, 3]) });
   const end = performance.now();
@@ -74,6 +74,7 @@ async function readUnderAlpha(bitmap, top, count) {
   const texture = gl.createTexture(), buffer = gl.createFramebuffer();
   gl.bindTexture(gl.TEXTURE_2D, texture);
   gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, part);
+  part.close();
   gl.bindFramebuffer(gl.FRAMEBUFFER, buffer);
   gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
   const data = new Uint8Array(width * count * 4);

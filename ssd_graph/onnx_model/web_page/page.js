@@ -1,11 +1,11 @@
 // What the user does and sees. Names of classes and files come from others: they are text, never HTML.
 
 const byId = id => document.getElementById(id);
-const [choose, camera, files, viewfinder, output, score] =
-  ["choose", "camera", "files", "viewfinder", "output", "score"].map(byId);
+const [choose, camera, files, viewfinder, take, output, score] =
+  ["choose", "camera", "files", "viewfinder", "take", "output", "score"].map(byId);
 const video = viewfinder.querySelector("video"), ownThresholds = byId("own").querySelector("input");
 const pictures = [];
-let settings, categories, worker, leastScore, queue = Promise.resolve(), stream, shots = 0;
+let settings, categories, worker, leastScore, queue = Promise.resolve(), round = 0, shots = 0;
 
 const say = text => (byId("status").textContent = text);
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
@@ -15,6 +15,9 @@ function element(tag, properties, ...children) {
   made.append(...children);
   return made;
 }
+
+// While the network loads too: a browser else leaves the page for the picture.
+for (const name of ["dragover", "drop"]) addEventListener(name, event => event.preventDefault());
 
 try {
   settings = await (await fetch("model.json", { cache: "no-cache" })).json();
@@ -70,20 +73,16 @@ function acceptPictures() {
     files.value = ""; // so that the same file can be chosen again
   };
   addEventListener("paste", event => add(event.clipboardData.files));
-  addEventListener("dragover", event => {
-    event.preventDefault();
-    byId("input").classList.add("over");
-  });
+  addEventListener("dragover", () => byId("input").classList.add("over"));
   addEventListener("dragleave", event => event.relatedTarget || byId("input").classList.remove("over"));
   addEventListener("drop", event => {
-    event.preventDefault();
     byId("input").classList.remove("over");
     add(event.dataTransfer.files);
   });
   if (navigator.mediaDevices) camera.disabled = false;
   else camera.title = camera.textContent = "The camera needs HTTPS";
   camera.onclick = openCamera;
-  byId("take").onclick = takePicture;
+  take.onclick = takePicture;
   byId("close").onclick = closeCamera;
   score.oninput = () => {
     ownThresholds.checked = false;
@@ -96,15 +95,18 @@ function acceptPictures() {
   byId("clear").onclick = clear;
 }
 
-/** Find objects in some files, one after the other. */
+/** Find objects in some files, one after the other, until all are removed. */
 function add(chosen) {
-  for (const file of [...chosen]) queue = queue.then(() => detect(file));
+  const own = round;
+  for (const file of [...chosen]) queue = queue.then(() => own === round && detect(file));
 }
 
 async function detect(file) {
+  const own = round;
   say(`Looking at ${file.name}`);
   try {
     const found = await ask({ picture: file });
+    if (own !== round) return;
     const objects = found.labels.map((label, i) => {
       if (!categories.has(label)) throw new Error(`the model finds a class ${label} that it does not name`);
       const { name } = categories.get(label);
@@ -118,7 +120,7 @@ async function detect(file) {
     total();
     say(`${file.name}: ${inWords(picture)}.`);
   } catch (error) {
-    say(`${file.name} is left out: ${error.message}.`);
+    if (own === round) say(`${file.name} is left out: ${error.message}.`);
   }
 }
 
@@ -205,6 +207,7 @@ function save() {
 }
 
 function clear() {
+  round++;
   for (const image of byId("pictures").querySelectorAll("img")) URL.revokeObjectURL(image.src);
   byId("pictures").replaceChildren();
   pictures.length = 0;
@@ -214,12 +217,13 @@ function clear() {
 }
 
 async function openCamera() {
+  camera.disabled = true; // until it is closed
   try {
-    stream ??= await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    video.srcObject = stream;
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     viewfinder.hidden = false;
-    await video.play();
-    byId("take").focus();
+    await video.play(); // until there is a frame
+    take.disabled = false;
+    take.focus();
   } catch (error) {
     closeCamera();
     say(`The camera does not open: ${error.message}.`);
@@ -234,8 +238,9 @@ async function takePicture() {
 }
 
 function closeCamera() {
-  for (const track of stream?.getTracks() ?? []) track.stop();
-  stream = undefined;
-  viewfinder.hidden = true;
+  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  video.srcObject = null;
+  take.disabled = viewfinder.hidden = true;
+  camera.disabled = false;
   camera.focus();
 }
