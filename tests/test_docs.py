@@ -124,9 +124,8 @@ def check_python(command, arguments, only_parsed):
 @pytest.fixture
 def folder(trained, tiny_coco, tmp_path, monkeypatch):
     """The current folder: what the documentation's file names stand for, from a trained ssd300-nano."""
-    (tmp_path / "runs" / "last").mkdir(parents=True)
-    (tmp_path / "demo").mkdir()
-    for name in ("ckpt.pth", "runs/last/best.pth", "demo/last.pth"):
+    for name in ("ckpt.pth", "runs/last/best.pth", "runs/eight/best.pth", "runs/mine/best.pth", "demo/last.pth"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained / "last.pth", tmp_path / name)
     for name in ("model.onnx", "other.onnx", "ckpt.onnx"):
         shutil.copy(trained / "model.onnx", tmp_path / name)
@@ -189,6 +188,16 @@ def test_commands_in_running_text_are_accepted(script, arguments):
             require_accepted(script, arguments)
     else:  # one flag, as one speaks of it
         assert flags[0] in parser_of(script)._option_string_actions
+
+
+@pytest.mark.parametrize("guide", ["npu", "gpu"])
+def test_each_step_of_a_guide_trains_into_a_folder_of_its_own(guide):
+    page = REPOSITORY / "docs" / f"{guide}.md"
+    code = [*(command for _, command in markdown.commands(page)), *markdown.inline_code(page)]
+    steps = [words for text in code if (words := re.fullmatch(r"python tools/train_graph\.py (.*)", text))]
+    outs = [parser_of("tools/train_graph.py").parse_args(shlex.split(words[1])).out.as_posix() for words in steps]
+    assert len(outs) == len(set(outs)) >= 4
+    assert set(re.findall(r"(\S+)/best\.pth", "\n".join(code))) <= set(outs)
 
 
 def test_the_readme_names_every_command():

@@ -25,9 +25,10 @@ from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_image
 from ssd_graph.onnx_model.outputs import output_files
 from ssd_graph.scoring.summary import write_summary
 from tests import REPOSITORY
-from tests.markdown import python_blocks
+from tests.markdown import inline_code, python_blocks
 
-WHOLE, RAW, LOOP, ASCEND = python_blocks(REPOSITORY / "docs" / "outputs.md")
+PAGE = REPOSITORY / "docs" / "outputs.md"
+WHOLE, RAW, LOOP, ASCEND = python_blocks(PAGE)
 
 THREADS = None if platform.machine() == "x86_64" else 1
 """On aarch64 the bits of several threads depend on the size of a batch."""
@@ -59,7 +60,9 @@ def home(trained, tiny_coco, tmp_path_factory):
     export_onnx(checkpoint, path / "model.raw.onnx", sample_images(None, 1), EvalConfig(), ExportOptions(raw=True))
     (path / "model.onnx").symlink_to(trained / "model.onnx")
     (path / "coco").symlink_to(tiny_coco)
-    (path / "photo.jpg").symlink_to(next((tiny_coco / "val2017").iterdir()))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(next((tiny_coco / "val2017").iterdir())).resize((320, 200)).save(path / "photo.jpg", exif=exif)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr(onnxruntime, "InferenceSession", session)
@@ -145,6 +148,12 @@ def test_the_pages_loop_for_ascend_makes_the_same_folder(home, split, expected, 
     assert (
         score(home, split, tmp_path / "outputs").summary["detections_sha256"] == expected.summary["detections_sha256"]
     )
+    make, write = (code for code in inline_code(PAGE) if "inputs" in code)
+    execute("\n".join([*ASCEND.replace('Path("outputs").mkdir()', make).splitlines()[:-3], f"    {write}"]))
+    for file in (tmp_path / "inputs").iterdir():
+        ploc, _ = model.run(None, {"image": np.fromfile(file, np.float32).reshape(1, 3, 300, 300)})
+        assert np.array_equal(ploc, np.load(tmp_path / "outputs" / f"{file.stem}_ploc.npy"))
+    assert len(list((tmp_path / "inputs").iterdir())) == len(split.file_names)
 
 
 @pytest.mark.parametrize(
