@@ -4,7 +4,6 @@ Importing the package pulls in nothing heavy. Its folders are wings, each of whi
 `README.md`'s table.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +28,12 @@ _HOMES = {
 }
 """Where the names that the package lends live; each is imported when it is asked for (docs/python.md)."""
 
-# With torch_npu installed but CANN absent, a plain `import torch` fails while torch auto-loads the plug-in.
-# Nothing here needs that: backend.py imports torch_npu itself, only when an NPU is asked for.
-os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from io import TextIOWrapper
@@ -32,6 +32,7 @@ class InputError(ValueError):
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: 0 or its result, 2 after an `InputError`; 130, 143, 141 as Ctrl-C, SIGTERM, SIGPIPE do."""
+    load_no_plug_in()
     if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     # What Pillow finds odd about an image that it reads all the same.
@@ -70,6 +71,14 @@ def reader_left() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return bool(poll.poll(0))
+
+
+def load_no_plug_in() -> None:
+    """Have a later `import torch` leave torch_npu out, which fails it where CANN is absent.
+
+    compilers/ascend.py imports torch_npu itself, only when an NPU is asked for.
+    """
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 @contextmanager
@@ -161,6 +170,12 @@ class _Parser(ArgumentParser):
         name, equals, value = word.partition("=")
         known, other = self._option_string_actions, "--" + name[2:].replace("_", "-")
         return other + equals + value if name.startswith("--") and name not in known and other in known else word
+
+
+def require_one_of(known: Iterable[str], name: str, value: object) -> None:
+    """Raise InputError if `value`, an argument called `name`, is none of those known."""
+    if value not in (names := tuple(known)):
+        raise InputError(f"{name} {value!r}: give one of {', '.join(names)}")
 
 
 def between(low: int, high: int | None = None) -> Callable[[str], int]:

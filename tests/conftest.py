@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ssd_graph.cli import load_no_plug_in
 from ssd_graph.data.shapes import write_shapes
+
+load_no_plug_in()
 
 settings.register_profile("ssd_graph", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("ssd_graph")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import fx
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, require_one_of
 from ssd_graph.compilers.ascend import import_torch_npu, torchair_backend
 from ssd_graph.compilers.inductor import mended_inductor
 from ssd_graph.config import Amp
@@ -69,8 +69,9 @@ def require_devices(kind: str, count: int) -> DeviceKind:
     """Check that this machine has `count` devices of a kind of DEVICES.
 
     Raises:
-        InputError: it has not; the message says what to install or which flag to give instead.
+        InputError: it has not, or there is no such kind; the message says what to install or to give instead.
     """
+    require_one_of(DEVICES, "devices", kind)
     if count < 1:
         raise InputError(f"--{kind}s {count}: give at least 1")
     available = {"cpu": lambda: count, "gpu": _count_gpus, "npu": _count_npus}[kind]()

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from PIL import Image
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, require_one_of
 from ssd_graph.data.coco import Categories
 from ssd_graph.data.decode import UNREADABLE, decode, preprocess, to_rgb
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.providers import PRECISIONS, PROVIDERS, require_one_of
+from ssd_graph.onnx_model.providers import PRECISIONS, PROVIDERS
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -88,10 +88,15 @@ class Detector:
             require_one_of(PRECISIONS, "precision", precision)
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= 1024):
             raise InputError(f"threads {threads!r}: give 1 to 1024")
+        self._arguments = (model, provider, threads, precision)
         self.network = OnnxDetector(Path(model), provider=provider, threads=threads, precision=precision)
         self.shown_from = self.network.shown_from or ShownFrom()
         """What is shown when a call names no score: the model's own thresholds, or all from 0.4."""
         self._names = dict(zip(self.categories.ids, self.categories.names, strict=True))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes: each loads the file itself."""
+        return type(self), self._arguments
 
     @property
     def categories(self) -> Categories:

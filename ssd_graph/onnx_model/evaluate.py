@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, require_one_of
 from ssd_graph.config import EmptyImages
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
@@ -20,7 +20,7 @@ from ssd_graph.data.image_files import require_images
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
 from ssd_graph.onnx_model.outputs import output_files, read_batches
-from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PRECISIONS, PROVIDERS, require_one_of
+from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PRECISIONS, PROVIDERS
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.matching import Matches, match

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +43,6 @@ OPTIMIZATION_LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """`all` adds layouts that suit this machine's processor, which changes the order of sums."""
-
-
-def require_one_of(known: Iterable[str], name: str, value: object) -> None:
-    """Raise InputError if `value`, an argument called `name`, is none of those known."""
-    if value not in (names := tuple(known)):
-        raise InputError(f"{name} {value!r}: give one of {', '.join(names)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def _classes_to_show(scores: CocoScores, num_objects: np.ndarray, known: np.ndar
     counts = num_objects[known]
     frequent = known[counts >= np.median(counts)]
     order = frequent[np.argsort(-ap50[frequent], kind="stable")]
-    ends = np.concatenate([order[:NUM_CLASSES], order[-NUM_CLASSES:]])
+    ends = order if len(order) <= 2 * NUM_CLASSES else np.concatenate([order[:NUM_CLASSES], order[-NUM_CLASSES:]])
     return "Best and worst of the frequent classes, IoU 0.5", ends
 
 

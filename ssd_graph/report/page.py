@@ -90,7 +90,7 @@ def _page(summary: dict[str, Any], sections: list[Section]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{model}: AP {summary["stats"]["AP"]:.3f}</title>\n'
+        f'<meta name="color-scheme" content="light dark"><title>{model}: AP {_score(summary["stats"]["AP"])}</title>\n'
         f'<style>\n{style}</style></head>\n<body>{_header(summary)}<nav aria-label="Sections">{links}</nav>\n'
         f"<main>{body}</main></body></html>\n"
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from ssd_graph.cli import InputError
-from ssd_graph.config import RECIPES, Amp, EmptyImages, OnBadImage, Recipe
+import msgspec
+
+from ssd_graph.cli import InputError, require_one_of
+from ssd_graph.config import MODELS, RECIPES, Amp, EmptyImages, OnBadImage, Recipe
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import DEFAULT_ROOT
 
@@ -20,7 +23,11 @@ MOST_EPOCHS = 1e6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions:
-    """A run, as tools/train_graph.py's flags give it; None leaves a choice to the device or the recipe."""
+    """A run, as tools/train_graph.py's flags give it; None leaves a choice to the device or the recipe.
+
+    Raises:
+        InputError: a value makes no run. Paths may be given as text.
+    """
 
     data: str = DEFAULT_ROOT
     """A COCO folder, or `shapes`."""
@@ -70,6 +77,15 @@ class TrainOptions:
     mlperf_log: Path | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            given = getattr(self, name)
+            try:
+                value = str(given) if isinstance(given, Path) else given
+                value = msgspec.convert(value, kind, dec_hook=lambda kind, value: kind(value))
+            except msgspec.ValidationError as error:
+                raise InputError(f"{name} {given!r}: give {inspect.formatannotation(kind)}") from error
+            object.__setattr__(self, name, value)
+        require_one_of(MODELS, "preset", self.preset)
         recipe = self.recipe
         for flag, value, fits, advice in (
             ("--workers", self.workers, self.workers >= 0, "0 or more"),

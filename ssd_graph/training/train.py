@@ -50,12 +50,12 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
         SystemExit: with several processes, the exit code of one that failed.
     """
     clock_start = time.time()
+    kind = require_devices(options.devices, options.first_device + options.num_devices)
     if options.num_devices > 1 and not (launched() or command):
         raise InputError(
             f"num_devices {options.num_devices}: each needs a process, which `python tools/train_graph.py "
             f"--{options.devices}s {options.num_devices}` starts and this program does not"
         )
-    kind = require_devices(options.devices, options.first_device + options.num_devices)
     root = data_root(options.data)
     how = {"upright": options.upright, "empty_images": options.empty_images}
     training, validation = (load_split(root, name, **how) for name in ("train", "val"))

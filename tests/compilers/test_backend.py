@@ -52,6 +52,8 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out():
 def test_zero_devices_are_refused():
     with pytest.raises(InputError, match="at least 1"):
         require_devices("cpu", 0)
+    with pytest.raises(InputError, match="devices 'tpu': give one of cpu, gpu, npu"):
+        require_devices("tpu", 1)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor", "inductor:plain"])

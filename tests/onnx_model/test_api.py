@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -68,8 +69,15 @@ def test_importing_the_package_loads_nothing_heavy():
     assert told == "[]\n"
 
 
+@pytest.mark.parametrize(("name", "switch"), [("Detector", None), ("train", "0")])
+def test_only_training_keeps_torch_from_loading_its_plug_ins(name, switch, monkeypatch):
+    monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
+    code = f"import os; from ssd_graph import {name}; print(os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
+    assert run_python("-c", code) == f"{switch}\n"
+
+
 def test_the_package_lends_what_it_names_and_nothing_else():
-    assert set(ssd_graph.__all__) == set(ssd_graph._HOMES)
+    assert set(ssd_graph.__all__) == set(ssd_graph._HOMES) < set(dir(ssd_graph))
     assert all(getattr(ssd_graph, name).__name__ == name for name in ssd_graph.__all__ if name != "RECIPES")
     with pytest.raises(AttributeError, match="no attribute 'detector'"):
         _ = ssd_graph.detector
@@ -112,6 +120,10 @@ def test_a_file_an_image_and_an_array_are_one(detector, files):
         np.asarray(image)[..., ::-1].copy()[..., ::-1],
     ):
         assert same(detector(form, score=0), found)
+
+
+def test_a_copy_for_another_process_finds_the_same(detector, files):
+    assert same(pickle.loads(pickle.dumps(detector))(files[0], score=0), detector(files[0], score=0))
 
 
 def test_many_at_once_are_as_each_alone(detector, files):

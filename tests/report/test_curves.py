@@ -71,10 +71,21 @@ def test_of_many_classes_the_best_and_worst_frequent_ones_are_shown(shared):
     assert max(ap50[name] for name in names[3:]) <= min(rest)
 
 
-def test_a_class_whose_objects_do_not_count_is_not_shown(tiny_coco):
-    """pycocotools leaves out an object by its area, which a detection may still be on."""
+@pytest.fixture
+def eight_alike(tiny_coco):
+    """Scores of eight classes, a to h, with the same curves."""
     scores, _ = diagnosed(load_split(tiny_coco, "val"))
-    scores = replace(scores, precision=np.tile(scores.precision[:, :, :1], 8), per_class=dict.fromkeys("abcdefgh"))
+    return replace(scores, precision=np.tile(scores.precision[:, :, :1], 8), per_class=dict.fromkeys("abcdefgh"))
+
+
+def test_few_frequent_classes_are_shown_once_each(eight_alike):
+    shown = legend(precision_recall(eight_alike, np.arange(8)))[3:]
+    assert [label[0] for label in shown] == list("efgh")
+
+
+def test_a_class_whose_objects_do_not_count_is_not_shown(eight_alike):
+    """pycocotools leaves out an object by its area, which a detection may still be on."""
+    scores = eight_alike
     scores.precision[:, :, 3] = -1
     assert not any(label.startswith("d ") for label in legend(precision_recall(scores, np.arange(8)))[3:])
 

@@ -170,6 +170,7 @@ def test_only_crowds(tmp_path, page):
     split.annotation_file.write_text(text.replace('"iscrowd": 0', '"iscrowd": 1'))
     reader = page(as_result(split, made_detections(split)), split)
     assert "There are no objects, so there are no curves." in reader.text
+    assert any(text.endswith(": AP \N{EN DASH}") for text in reader.text)
 
 
 def test_detections_of_an_image_that_is_not_scored_do_not_show(split, page):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,26 @@ def test_numbers_that_make_no_run_are_refused_by_their_flag(number, words):
     with pytest.raises(InputError) as caught:
         replace(OPTIONS, recipe=replace(OPTIONS.recipe, **number))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"recipe": "shapes"}, r"recipe 'shapes': give ssd_graph\.config\.Recipe"),
+        ({"preset": "nano"}, "preset 'nano': give one of ssd300-r34, "),
+        ({"max_steps": "5"}, "max_steps '5': give int | None"),
+        ({"amp": "fp8"}, "amp 'fp8': give .*'off', 'bf16', 'fp16'"),
+        ({"out": None}, "out None: give pathlib.Path"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_their_name(option, words):
+    with pytest.raises(InputError, match=words):
+        replace(OPTIONS, **option)
+
+
+def test_paths_may_be_text_and_the_other_way_round():
+    options = replace(OPTIONS, out="runs/mine", backbone="r34.pth", data=Path("coco"))
+    assert (options.out, options.backbone, options.data) == (Path("runs/mine"), Path("r34.pth"), "coco")
 
 
 @pytest.mark.parametrize(("option", "value"), [("max_restarts", -1), ("seed", 10**20)])
