@@ -1,6 +1,7 @@
 """With torch_npu installed and no CANN, the commands that need neither work, and --npus says what is missing."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def command(*arguments, cwd):
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    words = [sys.executable, *map(str, arguments)]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def test_npus_without_cann_is_one_line_and_exit_code_2(tmp_path):
@@ -67,7 +70,9 @@ def test_a_torch_npu_of_another_release_is_named(monkeypatch):
 )
 def test_a_build_for_cuda_is_refused_before_torch_npu_could_end_the_process(call, tmp_path):
     """With 2.13 and 2.14 the import itself ends in SIGABRT, which nobody can catch."""
-    pretend = "from ssd_graph.compilers import ascend; import torch; torch.version.cuda = '13.0'"
+    pretend = (
+        "import ssd_graph.training; from ssd_graph.compilers import ascend; import torch; torch.version.cuda = '13.0'"
+    )
     done = command("-c", f"{pretend}; ascend.LOADS_BESIDE_CUDA = (); {call}", cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(r"is a build for CUDA, .* run `pip install .*--index-url \S+`\n$", done.stderr)
