@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from fractions import Fraction
 
 import numpy as np
@@ -17,6 +18,7 @@ from ssd_graph.onnx_model import video
 from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.thresholds import ShownFrom
 from ssd_graph.onnx_model.video import predict_video
+from tests import REPOSITORY
 
 av = pytest.importorskip("av")
 LEAST = 0.06
@@ -208,7 +210,10 @@ def test_files_are_told_apart_by_trying(clip, picture, tmp_path):
 
 def test_without_pyav_one_line_says_how_to_install_it(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r'pip install "ssd_graph\[video\]"'):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    install = f'pip install "{project["optional-dependencies"]["video"][0]}"'
+    assert f"    {install}\n" in (REPOSITORY / "docs" / "evaluation.md").read_text()
+    with pytest.raises(InputError, match=install):
         VideoReader(clip)
 
 
