@@ -69,7 +69,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert told == "[]\n"
 
 
-@pytest.mark.parametrize(("name", "switch"), [("Detector", None), ("train", "0")])
+@pytest.mark.parametrize(("name", "switch"), [("Detector", None), ("TrainOptions", "0")])
 def test_only_training_keeps_torch_from_loading_its_plug_ins(name, switch, monkeypatch):
     monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
     code = f"import os; from ssd_graph import {name}; print(os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD'))"
