@@ -130,7 +130,9 @@ def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns unless it goes through RGBA
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    rgb.info.clear()  # its orientation too, by which somebody might turn it again
+    return rgb
 
 
 def preprocess(image: Image.Image) -> np.ndarray:

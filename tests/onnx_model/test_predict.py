@@ -90,6 +90,8 @@ def test_a_photograph_taken_sideways_is_turned_upright(detector, folder, tmp_pat
     assert (record["width"], record["height"]) == (300, 200)
     picture = np.asarray(decode(tmp_path / "out" / "turned.jpg"), float)
     assert np.median(np.abs(picture - np.asarray(upright, float))) < 8
+    (record,), *_ = predict(detector, [folder / "turned.jpg"], tmp_path / "out", ShownFrom(LEAST))
+    assert record["objects"] == detector(folder / "turned.jpg", score=LEAST).to_json() != []
 
 
 def test_a_high_bar_leaves_pictures_without_boxes(detector, folder, tmp_path):
