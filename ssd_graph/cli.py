@@ -13,7 +13,7 @@ import threading
 import warnings
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -69,7 +69,8 @@ def reader_left() -> bool:
     if not sys.stdout or not hasattr(select, "poll"):
         return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    with suppress(OSError):  # what stands for stdout in another program may have no descriptor
+        poll.register(sys.stdout.fileno(), 0)
     return bool(poll.poll(0))
 
 

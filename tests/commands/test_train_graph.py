@@ -45,10 +45,12 @@ def test_what_a_run_writes_beside_can_be_left_out_when_it_goes_on(options):
     assert (after.tensorboard, after.deterministic, after.mlperf_log) == (False, False, None)
 
 
-def test_a_device_has_no_negative_number(capsys):
+@pytest.mark.parametrize("flag", ["--device-id", "--workers", "--max-restarts"])
+def test_a_number_of_things_is_not_negative(flag, capsys):
     with pytest.raises(SystemExit):
-        train_graph.parser().parse_args(["--device-id", "-1"])
-    assert "argument --device-id: -1: give 0 or more" in capsys.readouterr().err
+        train_graph.parser().parse_args([flag, "-1"])
+    assert f"argument {flag}" in (said := capsys.readouterr().err)
+    assert "-1: give 0 or more" in said
 
 
 def test_endless_epochs_have_no_regular_validations():

@@ -118,7 +118,9 @@ def test_a_run_goes_on_by_its_folder_alone(odd, tmp_path):
 
 def test_an_older_checkpoint_needs_a_folder(odd, tmp_path):
     older = odd / "step-00000004.pth"
-    with pytest.raises(InputError, match="not the newest of a run; give the --out"):
+    with pytest.raises(
+        InputError, match=f"not the newest of its run; to go on from it, and remove those, give --out {odd}"
+    ):
         run_to_resume(str(older), None)
     options, out = run_to_resume(str(older), odd)
     assert (options.recipe.batch_size, options.seed, options.upright, out) == (3, 9, True, odd)

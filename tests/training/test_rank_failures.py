@@ -17,6 +17,7 @@ def test_a_failure_on_one_rank_ends_the_run(tiny_coco, tmp_path, name):
 def test_a_reader_that_leaves_ends_the_ranks_without_a_word(monkeypatch, capsys):
     codes = []
     monkeypatch.setattr(failure, "_end", codes.append)
+    monkeypatch.setattr(failure, "reader_left", lambda: True)
     store = HashStore()
     failure._fail(store, 0, BrokenPipeError())
     assert (codes, store.get(failure._KEY), capsys.readouterr().err) == ([141], b"141", "")
