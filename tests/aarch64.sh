@@ -154,7 +154,7 @@ if [ -n "${SSD_GRAPH_SHARED:-}" ]; then
     mount --bind -o ro "$SSD_GRAPH_SHARED" "$root/shared"
     shared=(SSD_GRAPH_SHARED=/shared)
 fi
-echo "127.0.0.1 localhost $(hostname)" > "$root/etc/hosts" # gloo warns where a name is unknown
+echo "127.0.0.1 localhost $(uname -n)" > "$root/etc/hosts" # gloo warns where a name is unknown
 echo /ssd_graph > "$packages/ssd_graph.pth"
 printf '[safe]\n\tdirectory = *\n' > "$root/etc/gitconfig" # the repository may belong to another user than root
 
