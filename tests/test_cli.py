@@ -37,10 +37,10 @@ def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG])
 def test_a_path_that_the_system_refuses_is_one_line(monkeypatch, capsys, number):
     def main():
-        raise OSError(number, "no", "/root/a")
+        raise OSError(number, "no", "/closed/a")
 
     assert end_of(main, monkeypatch) == 2
-    assert capsys.readouterr().err == "train_graph.py: cannot use /root/a: no; give another path\n"
+    assert capsys.readouterr().err == "train_graph.py: cannot use /closed/a: no; give another path\n"
 
 
 @pytest.mark.parametrize("flush", [True, False])
