@@ -32,6 +32,9 @@ class InputError(ValueError):
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: 0 or its result, 2 after an `InputError`; 130, 143, 141 as Ctrl-C, SIGTERM, SIGPIPE do."""
+    for name in ("stdout", "stderr"):  # Python has none where it was closed
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     load_no_plug_in()
     if isinstance(sys.stdout, TextIOWrapper):  # names from files may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -40,8 +43,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         with _exit_on_sigterm():
             code = main() or 0
-            if sys.stdout:  # Python has none where it was closed
-                sys.stdout.flush()
+            sys.stdout.flush()
             sys.exit(code)
     except InputError as error:
         _refuse(error)
@@ -62,6 +64,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: interrupted\n")
         sys.exit(130)
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's message, kept short; its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def reader_left() -> bool:
@@ -157,9 +164,10 @@ def command_parser(doc: str | None, *, given_only: bool = False) -> ArgumentPars
 class _Parser(ArgumentParser):
     """Takes every flag with dashes and with underscores, and says in one line what it does not take."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore
+    # Subcommands are parsed by this one alone.
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore
         words = sys.argv[1:] if args is None else args
-        return super().parse_args([self._as_known(word) for word in words], namespace)
+        return super().parse_known_args([self._as_known(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
         flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)

@@ -34,9 +34,16 @@ def usable_memory() -> int | None:
         lines = (_PROC / "meminfo").read_text().splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")))
     for group in _groups("memory"):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit, used, files in (
+            ("memory.max", "memory.current", "inactive_file "),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+        ):
             with suppress(OSError, ValueError):
-                found.append(int((group / limit).read_text()) - int((group / used).read_text()))
+                left = int((group / limit).read_text()) - int((group / used).read_text())
+                with suppress(OSError, StopIteration):  # parts of files, which the kernel drops when asked for memory
+                    lines = (group / "memory.stat").read_text().splitlines()
+                    left += next(int(line.split()[1]) for line in lines if line.startswith(files))
+                found.append(left)
     return max(0, min(found)) if found else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
+def write_whole(path: Path, content: bytes | str) -> None:
+    """`atomic_write` of what is in memory; text becomes UTF-8, with the same line ends everywhere."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
 def is_stream(path: Path) -> bool:
     """Whether `path` is a device or a pipe, which no file may take the place of."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
@@ -62,13 +68,14 @@ def is_stream(path: Path) -> bool:
 class LineFile:
     """A file that grows by lines, each written at once; none is lost with the process, or to a close that fails."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path` to append to it.
+    def __init__(self, path: Path, lines: Iterable[str]) -> None:
+        """Let `path` hold `lines`, and open it to append to them.
 
         Raises:
             InputError: it cannot be written; so do the methods.
         """
         self._path = path
+        write_whole(path, "".join(f"{line}\n" for line in lines))
         with self._said():
             self._file = path.open("ab", buffering=0)
 
@@ -119,8 +126,7 @@ def print_result(result: dict[str, Any], text: str, file: str | None) -> None:
         return
     print(text)
     if file:
-        with atomic_write(Path(file)) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(Path(file), json.dumps(result, indent=2) + "\n")
 
 
 def require_writable(folder: Path, flag: str) -> None:
@@ -133,6 +139,12 @@ def require_writable(folder: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror or error}; choose another {flag}") from error
+
+
+def require_output(file: Path | str | None, flag: str) -> None:
+    """As `require_writable`, for the file that `flag` names, if it does; `-`, devices and pipes need no folder."""
+    if file and str(file) != "-" and not is_stream(Path(file)):
+        require_writable(Path(file).parent, flag)
 
 
 @contextmanager
@@ -171,3 +183,26 @@ def user_cache() -> Path:
         raise InputError(
             "this user has no home folder; set SSD_GRAPH_CACHE to a folder for what can be made again"
         ) from error
+
+
+def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of `user_cache`, which `make` fills where it is not there yet; it appears when it is whole.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    folder = user_cache() / name
+    try:
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent, ignore_cleanup_errors=True) as new:
+                make(Path(new))
+                os.chmod(new, 0o777 & ~_UMASK)
+                os.replace(new, folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster, and what it made is the same
+            reason = error.strerror or error
+            raise InputError(
+                f"cannot write {folder.parent}: {reason}; set SSD_GRAPH_CACHE to another folder"
+            ) from error
+    return folder

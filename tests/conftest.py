@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from ssd_graph.cli import load_no_plug_in
+from ssd_graph.cli import InputError, load_no_plug_in
 from ssd_graph.data.shapes import write_shapes
 
 load_no_plug_in()
@@ -40,6 +41,31 @@ def tiny_coco(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def own_coco(tiny_coco, tmp_path):
+    """A copy of tiny_coco whose files a test may change."""
+    return shutil.copytree(tiny_coco, tmp_path / "coco")
+
+
+def edit_annotations(root, change, *splits):
+    """Let `change` alter the content of a COCO folder's annotation files, by default of both."""
+    for split in splits or ("train", "val"):
+        file = root / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def fakes():
+    """Makes fake tensors."""
+    import torch
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        yield torch.empty
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder with real COCO images (coco_mini) and published evaluator numbers (golden)."""
@@ -52,12 +78,11 @@ def shared():
 def trained(tiny_coco, tmp_path_factory):
     """The folder of a six-step run of ssd300-nano on tiny_coco: last.pth, best.pth, metrics.jsonl, model.onnx."""
     from ssd_graph.checkpoints.checkpoint import load_checkpoint
-    from ssd_graph.config import EvalConfig
     from ssd_graph.onnx_model.export import export_onnx, sample_images
 
     out = tmp_path_factory.mktemp("trained")
     train_tiny(tiny_coco, out, max_steps=6)
-    export_onnx(load_checkpoint(out / "last.pth"), out / "model.onnx", sample_images(None), EvalConfig())
+    export_onnx(load_checkpoint(out / "last.pth"), out / "model.onnx", sample_images(None))
     return out
 
 
@@ -104,6 +129,14 @@ def real_subset(coco, root, num_images, every_category=True):
         subset = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(subset))
         (root / f"{split}2017").symlink_to((coco / "train2017").resolve())
+
+
+def refusal(call, *arguments, **options):
+    """The one line of the InputError with which a call must end."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def train_tiny(data, out, **changes):

@@ -5,8 +5,9 @@ threshold, torch.optim.SGD and autograd's own backward where that has flat vecto
 """
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+
+from tests.checkpoints.published_models import RefSSD
 
 
 def iou(a, b):
@@ -72,70 +73,16 @@ def loss(box_regression, class_logits, truth_cxcywh, truth_labels, defaults):
     return total.mean()
 
 
-class TorchvisionStyleSSD(nn.Module):
-    """The network in plain nn modules with mutable BatchNorm, for an arbitrary ModelConfig."""
-
-    def __init__(self, config):
-        super().__init__()
-        c = config.trunk_channels
-        layers = [
-            nn.Conv2d(3, c[0], 7, 2, 3, bias=False),
-            nn.BatchNorm2d(c[0]),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, 1),
-        ]
-        previous = c[0]
-        for channels, blocks, stride in zip(c, config.trunk_blocks, (1, 2, 1), strict=True):
-            for b in range(blocks):
-                layers.append(_Block(previous, channels, stride if b == 0 else 1))
-                previous = channels
-        self.trunk = nn.Sequential(*layers)
-        self.add = nn.ModuleList()
-        sizes = [previous]
-        for (mid, out), stride, pad in zip(config.extra_channels, (2, 2, 2, 1, 1), (1, 1, 1, 0, 0), strict=True):
-            self.add.append(
-                nn.Sequential(nn.Conv2d(sizes[-1], mid, 1), nn.ReLU(), nn.Conv2d(mid, out, 3, stride, pad), nn.ReLU())
-            )
-            sizes.append(out)
-        counts = (4, 6, 6, 6, 4, 4)
-        self.loc = nn.ModuleList(nn.Conv2d(s, n * 4, 3, padding=1) for s, n in zip(sizes, counts, strict=True))
-        self.conf = nn.ModuleList(
-            nn.Conv2d(s, n * config.num_classes, 3, padding=1) for s, n in zip(sizes, counts, strict=True)
-        )
-        self.num_classes = config.num_classes
-
-    def forward(self, x):
-        x = self.trunk(x)
-        maps = [x]
-        for block in self.add:
-            x = block(x)
-            maps.append(x)
-        loc = torch.cat([h(m).reshape(len(m), 4, -1) for h, m in zip(self.loc, maps, strict=True)], 2)
-        conf = torch.cat([h(m).reshape(len(m), self.num_classes, -1) for h, m in zip(self.conf, maps, strict=True)], 2)
-        return loc, conf
-
-    def load_ours(self, tensors):
-        """Copy weights given by ssd_graph's names, in definition order within trunk, extra and heads."""
-        names = list(tensors)
-        order = [n for n in names if n.startswith("trunk.")] + [n for n in names if n.startswith("extra.")]
-        order += [n for n in names if n.startswith("box_head.")] + [n for n in names if n.startswith("class_head.")]
-        own = [n for n in self.state_dict() if not n.endswith("num_batches_tracked")]
-        assert len(own) == len(order)
-        self.load_state_dict({a: tensors[b] for a, b in zip(own, order, strict=True)}, strict=False)
-        return dict(zip(own, order, strict=True))
+def network(config):
+    """MLPerf's network in plain nn modules with mutable BatchNorm, for an arbitrary ModelConfig."""
+    return RefSSD(config.num_classes, config.trunk_blocks, config.trunk_channels, config.extra_channels)
 
 
-class _Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+def load_ours(model, tensors):
+    """Copy weights given by ssd_graph's names, in the order of definition; the pairs of names."""
+    prefixes = ("trunk.", "extra.", "box_head.", "class_head.")
+    order = [name for prefix in prefixes for name in tensors if name.startswith(prefix)]
+    own = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    names = dict(zip(own, order, strict=True))
+    model.load_state_dict({theirs: tensors[ours] for theirs, ours in names.items()}, strict=False)
+    return names

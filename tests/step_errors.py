@@ -14,7 +14,7 @@ def clone(tensors):
 def start(step, config, amp):
     """An initial state whose momentum and BN statistics are not the trivial ones."""
     torch.manual_seed(0)
-    state = step.layout.new_state(SSD300(config), loss_scale=128.0 if amp == "fp16" else 1.0)
+    state = step.layout.load(SSD300(config).state_dict(), loss_scale=128.0 if amp == "fp16" else 1.0)
     state.momentum.normal_(std=1e-4)
     state.bn_statistics.add_(torch.rand_like(state.bn_statistics), alpha=0.1)
     return state

@@ -26,21 +26,21 @@ def test_a_finished_command_exits_with_its_result(monkeypatch, capsys, result, c
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("no file a.json;\n  give --data"), 2, "no file a.json; give --data"),
+        (OSError(errno.EACCES, "no", "/closed/a"), 2, "cannot use /closed/a: no; give another path"),
+        (OSError(errno.ENAMETOOLONG, "no", "/closed/a"), 2, "cannot use /closed/a: no; give another path"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_a_user_can_mend_or_asked_for_is_one_line(monkeypatch, capsys, error, code, line):
     def main():
-        raise InputError("no file a.json;\n  give --data")
+        raise error
 
-    assert end_of(main, monkeypatch) == 2
-    assert capsys.readouterr() == ("", "train_graph.py: no file a.json; give --data\n")
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG])
-def test_a_path_that_the_system_refuses_is_one_line(monkeypatch, capsys, number):
-    def main():
-        raise OSError(number, "no", "/closed/a")
-
-    assert end_of(main, monkeypatch) == 2
-    assert capsys.readouterr().err == "train_graph.py: cannot use /closed/a: no; give another path\n"
+    assert end_of(main, monkeypatch) == code
+    assert capsys.readouterr() == ("", f"train_graph.py: {line}\n")
 
 
 @pytest.mark.parametrize("flush", [True, False])
@@ -60,9 +60,12 @@ def test_another_pipe_that_breaks_is_an_error():
     assert b"BrokenPipeError" in done.stderr
 
 
-def test_a_command_without_stdout_ends_as_any():
-    code = f"exec {sys.executable} -c 'from ssd_graph.cli import run; run(lambda: 0)' >&-"
-    assert subprocess.run(code, shell=True, stderr=subprocess.PIPE).stderr == b""
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize(("main", "code"), [("print", 0), ("lambda: int(1 / 0)", 1), ("refuse", 2)])
+def test_a_command_without_stdout_or_stderr_ends_as_any(closed, main, code):
+    command = "from ssd_graph.cli import InputError, run\ndef refuse(): raise InputError(str())\n" + f"run({main})"
+    done = subprocess.run(f"exec {sys.executable} -c '{command}' {closed}", shell=True, capture_output=True)
+    assert done.returncode == code
 
 
 def test_a_command_without_torch_says_what_to_install(monkeypatch, capsys):
@@ -126,14 +129,6 @@ def test_version_is_the_packages(monkeypatch, capsys):
     assert capsys.readouterr().out == f"ssd_graph {ssd_graph.__version__}\n"
 
 
-def test_an_interrupt_is_exit_code_130(monkeypatch, capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    assert end_of(main, monkeypatch) == 130
-    assert capsys.readouterr().err == "train_graph.py: interrupted\n"
-
-
 @pytest.mark.parametrize("rank", [False, True])
 def test_a_termination_cleans_up_and_is_exit_code_143_but_of_a_rank_which_others_wait_for(rank):
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if rank else ()
@@ -165,6 +160,12 @@ def parser():
     parser.add_argument("--workers", type=positive)
     parser.add_argument("--seed", type=between(0, 9))
     return parser
+
+
+def test_flags_of_a_subcommand_may_have_underscores(monkeypatch):
+    parser = command_parser("")
+    parser.add_subparsers().add_parser("step").add_argument("--batch-size", type=positive)
+    assert parser.parse_args(["step", "--batch_size", "4"]).batch_size == 4
 
 
 def test_positive_takes_integers_from_one(parser):

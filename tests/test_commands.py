@@ -1,13 +1,6 @@
 """The user's commands, run as processes: results on good input; on bad input one line, exit code 2, no leftovers."""
 
-import contextlib
-import io
-import os
-import runpy
-import subprocess
-import sys
 from importlib.util import find_spec
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,49 +8,10 @@ import torch
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.scoring.summary import write_summary
-from tests import REPOSITORY
+from tests.run import command, command_here, refused
 
-TRAIN, EXPORT, EVALUATE, PREDICT = (
-    REPOSITORY / p for p in ("tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py", "tools/predict_onnx.py")
-)
-
-
-EVALUATE_GRAPH, COMPARE = REPOSITORY / "tools/eval_graph.py", REPOSITORY / "tools/compare.py"
-
-
-def command(*arguments, cwd):
-    """Run a script and return (exit code, stdout, stderr)."""
-    environment = {k: v for k, v in os.environ.items() if k != "SSD_GRAPH_DATA"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def command_here(script, *arguments, cwd):
-    """The same without the seconds that a new process takes to import torch."""
-    out, error, here = io.StringIO(), io.StringIO(), os.environ.copy()
-    here.pop("SSD_GRAPH_DATA", None)
-    with (
-        patch.object(sys, "argv", [str(script), *map(str, arguments)]),
-        patch.dict(os.environ, here, clear=True),
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(error),
-        pytest.raises(SystemExit) as ended,
-    ):
-        runpy.run_path(str(script), run_name="__main__")
-    return ended.value.code, out.getvalue(), error.getvalue()
-
-
-def refused(*arguments, cwd):
-    """The one line of a command that must fail cleanly and leave `cwd` as it was."""
-    before = sorted(cwd.rglob("*"))
-    code, out, error = command_here(*arguments, cwd=cwd)
-    assert (code, out) == (2, "")
-    assert error.count("\n") == 1, error
-    assert sorted(cwd.rglob("*")) == before
-    return error
+TRAIN, EXPORT, EVALUATE = "tools/train_graph.py", "export/to_onnx.py", "tools/eval_onnx.py"
+PREDICT, EVALUATE_GRAPH, COMPARE = "tools/predict_onnx.py", "tools/eval_graph.py", "tools/compare.py"
 
 
 @pytest.mark.skipif(find_spec("torch_npu") is not None, reason="torch_npu is installed here")
@@ -177,13 +131,6 @@ def test_numbers_below_one_are_refused(flag, tmp_path):
     code, _, error = command_here(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
     assert code == 2
     assert "give 1 or more" in error
-
-
-@pytest.mark.parametrize("script", [TRAIN, EXPORT, EVALUATE, EVALUATE_GRAPH, PREDICT])
-def test_help_is_short_and_needs_no_torch(script, tmp_path):
-    code, out, _ = command(script, "--help", cwd=tmp_path)
-    assert code == 0
-    assert out.count("\n") < 112
 
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):

@@ -60,6 +60,8 @@ def test_the_tightest_group_of_version_2_counts(machine, quota, expected):
     machine("cgroup/pod/container/memory.current", f"{3 * GB}\n")
     machine("cgroup/pod/memory.max", "max\n")
     assert (usable_cores(), usable_memory()) == (expected, 5 * GB)
+    machine("cgroup/pod/container/memory.stat", f"active_file 7\ninactive_file {GB}\n")  # the kernel drops these
+    assert usable_memory() == 6 * GB
 
 
 def test_groups_of_version_1_count_though_their_name_is_the_hosts(machine):

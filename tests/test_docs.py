@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import re
 import runpy
 import shlex
@@ -19,8 +18,10 @@ from ssd_graph.data.coco80 import COCO80
 from ssd_graph.onnx_model.web import RUNTIME_FILES
 from tests import REPOSITORY, markdown
 from tests.checkpoints.test_published import network, saved
+from tests.conftest import edit_annotations
 from tests.data.convert.folders import every_layout
 from tests.markdown import PAGES
+from tests.run import exit_code
 
 ONLY_PARSED = {
     "needs NPUs or GPUs": r"--[ng]pus\b",
@@ -82,9 +83,8 @@ def require_accepted(script, arguments):
 
 def run_script(script, arguments):
     """Run a script as `python SCRIPT ARGUMENTS` would in the current folder, without a new process."""
-    with patch.object(sys, "argv", [script, *arguments]), pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
-    assert not ended.value.code, f"{script} {shlex.join(arguments)} ends with exit code {ended.value.code}"
+    code = exit_code(script, *arguments)
+    assert not code, f"{script} {shlex.join(arguments)} ends with exit code {code}"
 
 
 def check(command, *, slow=False):
@@ -145,11 +145,8 @@ def publish(folder):
     saved(folder / "iter_183250.pt", network("asc", 81).state_dict())
     (folder / "coco").rename(folder / "shapes")
     shutil.copytree(folder / "shapes", folder / "coco")
-    for file in (folder / "coco" / "annotations").iterdir():
-        content = json.loads(file.read_text())
-        names = zip(COCO80.ids, COCO80.names, strict=True)
-        content["categories"] = [{"id": number, "name": name} for number, name in names]
-        file.write_text(json.dumps(content))
+    categories = [{"id": number, "name": name} for number, name in zip(COCO80.ids, COCO80.names, strict=True)]
+    edit_annotations(folder / "coco", lambda content: content.update(categories=categories))
 
 
 @pytest.fixture(scope="module")

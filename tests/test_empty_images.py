@@ -12,11 +12,10 @@ from ssd_graph.scoring.compare import compare, load_evaluation
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.training.metrics import read_records
-from tests import REPOSITORY
 from tests.conftest import train_tiny
-from tests.test_commands import EVALUATE, command
+from tests.run import command_here
 
-COMPARE = REPOSITORY / "tools/compare.py"
+EVALUATE, COMPARE = "tools/eval_onnx.py", "tools/compare.py"
 LEFT_OUT = "left out 3 images of instances_val2017.json without boxes, as the reference; --empty-images keep uses them"
 KEPT = "3 of 6 images of instances_val2017.json have no boxes: all that is found on them is false"
 
@@ -56,16 +55,17 @@ def test_training_scoring_verifying_and_comparing_agree_on_them(data, trained, t
         told = capsys.readouterr().out
         assert line in told
         assert "train2017.json" in told.replace(line, "")
-        code, told, error = command(EVALUATE, model, "--data", data, "--empty-images", how, "--out", out, cwd=tmp_path)
+        flags = ("--data", data, "--empty-images", how, "--out", out)
+        code, told, error = command_here(EVALUATE, model, *flags, cwd=tmp_path)
         assert (code, error) == (0, "")
         assert line in told
         evaluations[how] = load_evaluation(out / "summary.json")
         summary = evaluations[how].summary
         assert (summary["num_images"], summary["run"]["empty_images"]) == (3 if how == "drop" else 6, how)
-        code, told, error = command(EVALUATE, model, "--verify", out / "summary.json", cwd=tmp_path)
+        code, told, error = command_here(EVALUATE, model, "--verify", out / "summary.json", cwd=tmp_path)
         assert (code, error) == (0, "")
         assert "detections: the same bits" in told
-        code, _, error = command(COMPARE, out, out, cwd=tmp_path)
+        code, _, error = command_here(COMPARE, out, out, cwd=tmp_path)
         assert (code, error) == (0, "")
     one, other = (read_records(tmp_path / how / "run" / "metrics.jsonl", "validation")[-1] for how in ("drop", "keep"))
     assert one["step"] == other["step"] == 1

@@ -19,10 +19,8 @@ from tests import REPOSITORY, markdown
 pytest.importorskip("build")
 
 NOT_SOURCES = (".*", "*.egg-info", "__pycache__", "build", "coco", "demo", "dist", "runs", "*.pth", "*.onnx")
-COMMANDS = (
-    *("train", "export", "web", "eval", "eval-graph", "predict", "compare", "convert"),
-    *("check-coco", "to-coco", "download-coco"),
-)
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+COMMANDS = sorted(PROJECT["scripts"])
 
 
 def run(*command, **environment):
@@ -37,8 +35,7 @@ def canonical(requirement):
 
 def unnamed():
     """The packages in pyproject.toml that docs/evaluation.md does not install."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    of_us = map(canonical, chain(project["dependencies"], *project["optional-dependencies"].values()))
+    of_us = map(canonical, chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()))
     commands = [command for _, command in markdown.commands(REPOSITORY / "docs" / "evaluation.md")]
     (line,) = (command for command in commands if command.startswith("pip install -c "))
     return set(of_us) - {"ssd-graph", *map(canonical, line.split()[4:])}
@@ -98,9 +95,10 @@ def test_the_version_is_the_packages(dist):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_installed_command_helps_by_its_own_name_without_most_packages(installed, name):
-    told = run(str(installed / "bin" / f"ssd-{name}"), "--help", PYTHONPATH=str(installed))
-    assert told.startswith(f"usage: ssd-{name} ")
-    assert f"\nssd-{name} " in told.replace("    ", "")
+    told = run(str(installed / "bin" / name), "--help", PYTHONPATH=str(installed))
+    assert told.startswith(f"usage: {name} ")
+    assert told.count("\n") < 112
+    assert f"\n{name} " in told.replace("    ", "")
     assert "python tools/" not in told
     assert "python export/" not in told
 
@@ -117,7 +115,7 @@ def test_what_the_evaluation_page_installs_is_enough_to_score_and_to_detect(inst
 
 
 def test_every_installed_command_is_tested(installed):
-    assert {file.name for file in (installed / "bin").glob("ssd-*")} == {f"ssd-{name}" for name in COMMANDS}
+    assert {file.name for file in (installed / "bin").glob("ssd-*")} == set(COMMANDS)
 
 
 def test_an_installed_command_tells_its_version(installed):

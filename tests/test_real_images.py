@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
-from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.graph.augment import normalise
@@ -28,8 +27,8 @@ def test_nano_learns_four_real_images_by_heart(overfitted):
 
 def exact_detections(checkpoint, images):
     """What the network finds in float64, from which torch in float32 may itself be 1e-5 away."""
-    detector = TorchDetector(checkpoint, EvalConfig())
-    network = TorchDetector(checkpoint, EvalConfig()).network.double()
+    detector = TorchDetector(checkpoint)
+    network = TorchDetector(checkpoint).network.double()
     with torch.no_grad():
         outputs = network(normalise(torch.from_numpy(images).permute(0, 3, 1, 2).double()))
         return [o.numpy() for o in detector.postprocess(*(o.float() for o in outputs))]
@@ -38,11 +37,11 @@ def exact_detections(checkpoint, images):
 def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, shared):
     checkpoint, path = load_checkpoint(overfitted / "last.pth"), overfitted / "model.onnx"
     samples = sample_images(shared / "coco_mini" / "val2017")
-    export_onnx(checkpoint, path, samples, EvalConfig())
+    export_onnx(checkpoint, path, samples)
     split = load_split(shared / "coco_mini", "train")
     images = np.stack([preprocess(decode(split.path(i))) for i in range(50)])
     with torch.no_grad():
-        expected = [o.numpy() for o in TorchDetector(checkpoint, EvalConfig())(torch.from_numpy(images))]
+        expected = [o.numpy() for o in TorchDetector(checkpoint)(torch.from_numpy(images))]
     found = OnnxDetector(path)(images)
     assert np.array_equal(found[0], expected[0])
     assert expected[0].sum() > 100

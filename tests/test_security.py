@@ -7,14 +7,11 @@ import sys
 import warnings
 import zlib
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.decode import decode
 from ssd_graph.files import atomic_write
-from ssd_graph.onnx_model.evaluate import OnnxDetector
 from tests import REPOSITORY
 
 SOURCES = [f for folder in ("ssd_graph", "tools", "export") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
@@ -90,34 +87,6 @@ def test_a_lone_process_trains_exports_and_scores_without_the_network(tiny_coco,
     offline(code, REPOSITORY / "tools/train_graph.py", "--data", tiny_coco, *train, "--out", tmp_path, cwd=tmp_path)
     offline(code, REPOSITORY / "export/to_onnx.py", tmp_path / "last.pth", "--out", "model.onnx", cwd=tmp_path)
     offline(code, REPOSITORY / "tools/eval_onnx.py", "model.onnx", "--data", tiny_coco, cwd=tmp_path)
-
-
-def model_with_weights_at(location, path):
-    """An ONNX file with this project's interface whose weights lie in another file."""
-    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
-        weights.external_data.add(key=key, value=value)
-    nodes = [helper.make_node("Identity", ["w"], [name]) for name in ("num_detections", "boxes", "scores", "labels")]
-    outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [4]) for node in nodes]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 300, 300, 3])
-    graph = helper.make_graph(nodes, "g", [images], outputs, [weights])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {"format": "ssd_graph 1", "category_ids": "[1]", "category_names": '["cat"]'})
-    path.write_bytes(model.SerializeToString())
-
-
-@pytest.mark.parametrize("place", ["outside.bin", "link.bin", "absolute", "inside.bin"])
-def test_a_model_cannot_read_other_files(tmp_path, place):
-    """Not even those of its own folder: an export is one file."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (tmp_path / "outside.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    (folder / "inside.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
-    location = {"outside.bin": "../outside.bin", "absolute": str(tmp_path / "outside.bin")}.get(place, place)
-    model_with_weights_at(location, folder / "model.onnx")
-    with pytest.raises(InputError, match="not an ONNX model that onnxruntime can load"):
-        OnnxDetector(folder / "model.onnx")
 
 
 def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path):

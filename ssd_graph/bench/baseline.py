@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssd_graph.config import Amp, model_config
-from ssd_graph.data.loader import Batch
+from ssd_graph.data.samples import Batch
 from ssd_graph.graph.loss import mine_negatives
 from ssd_graph.graph.matcher import Targets, match
 from ssd_graph.graph.model import SSD300

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ssd_graph.cli import positive
-from ssd_graph.config import EvalConfig
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit, load_split
 from ssd_graph.data.evaluation import image_batches
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     calibration = sample_images(load_split(root, "train").image_dir, 64, upright=upright)
     for name, options in tqdm(FORMS.items(), "exporting", leave=False, disable=None, unit="form"):
         images = calibration if options.precision == "int8" else None
-        export_onnx(checkpoint, args.models / f"{name}.onnx", calibration[:2], EvalConfig(), options, images)
+        export_onnx(checkpoint, args.models / f"{name}.onnx", calibration[:2], options, images)
     return {
         "processor": processor(),
         "versions": versions(),
@@ -124,7 +123,7 @@ def _bare_loop(detector: OnnxDetector, batches: list[np.ndarray]) -> Callable[[]
 @torch.no_grad()
 def _detect_with_torch(checkpoint: Checkpoint, split: CocoSplit) -> DetectionRows:
     """The checkpoint's detections as torch computes them."""
-    detector, parts = TorchDetector(checkpoint, EvalConfig()), []
+    detector, parts = TorchDetector(checkpoint), []
     for chosen, images in image_batches(split, range(len(split)), 8, usable_cores()):
         found = (output.numpy() for output in detector(torch.from_numpy(images)))
         parts.append(detection_rows(split.image_ids[chosen], split.sizes[chosen], *found))

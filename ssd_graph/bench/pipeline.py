@@ -10,10 +10,9 @@ import argparse
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -29,9 +28,6 @@ from ssd_graph.data.loader import Loader
 from ssd_graph.data.resize import RESIZER
 from ssd_graph.data.shapes import data_root
 from ssd_graph.onnx_model.machine import package_versions
-
-Task = Callable[[], float]
-"""Returns its images a second."""
 
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "torch")
 _BATCH_SIZE = 32
@@ -84,7 +80,7 @@ def measure_input(
     split: CocoSplit, *, num_images: int = 200, rounds: int = 5, workers: Sequence[int] = (1, 2), device: str = "cpu"
 ) -> InputSpeed:
     """Measure on the first `num_images` images of `split`, copying batches to `device`."""
-    split = _part(split, slice(num_images))
+    split = split.part(slice(num_images))
     one_core, difference = _on_one_core(split, rounds, torch.device(device))
     return InputSpeed(
         baseline=one_core["baseline"],
@@ -94,7 +90,7 @@ def measure_input(
         alternatives={
             name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
         },
-        workers=_best({str(count): partial(_load, split, count) for count in workers}, rounds),
+        workers=_by_workers(split, workers, rounds),
         resize_difference=difference,
         num_images=len(split),
         environment=_environment(),
@@ -105,7 +101,7 @@ def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[d
     """Images a second of all that `Stages` does, each batch in its best round; and how far the resize is off."""
     images, seconds, differences = Counter[str](), defaultdict[str, float](float), []
     for begin in tqdm(range(0, len(split), _BATCH_SIZE), "one core", leave=False, disable=None, unit="batch"):
-        stages = Stages(_part(split, slice(begin, begin + _BATCH_SIZE)), device)
+        stages = Stages(split.part(slice(begin, begin + _BATCH_SIZE)), device)
         works = stages.works()
         times = [{name: _time(work) for name, work in works.items()} for _ in range(rounds)]
         for name in works:
@@ -125,11 +121,11 @@ def _time(work: Work) -> tuple[int, float]:
     return num_images, time.perf_counter() - begin
 
 
-def _best(tasks: dict[str, Task], rounds: int) -> dict[str, float]:
-    """Images a second of each in its best round; they take turns."""
+def _by_workers(split: CocoSplit, counts: Sequence[int], rounds: int) -> dict[str, float]:
+    """The loader's images a second by number of processes, each in its best round; they take turns."""
     turns = tqdm(range(rounds), "workers", leave=False, disable=None, unit="round")
-    speeds = [{name: task() for name, task in tasks.items()} for _ in turns]
-    return {name: round(max(speed[name] for speed in speeds), 1) for name in tasks}
+    speeds = [{str(count): _load(split, count) for count in counts} for _ in turns]
+    return {name: round(max(speed[name] for speed in speeds), 1) for name in speeds[0]}
 
 
 def _load(split: CocoSplit, num_workers: int) -> float:
@@ -143,12 +139,6 @@ def _load(split: CocoSplit, num_workers: int) -> float:
         for _ in range(num_batches):
             next(batches)
         return num_batches * batch_size / (time.perf_counter() - begin)
-
-
-def _part(split: CocoSplit, images: slice) -> CocoSplit:
-    arrays = {name: getattr(split, name)[images] for name in ("image_ids", "file_names", "sizes")}
-    begin, end, _ = images.indices(len(split))
-    return replace(split, **arrays, offsets=split.offsets[begin : end + 1])
 
 
 def _environment() -> dict[str, str]:

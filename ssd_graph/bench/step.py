@@ -35,7 +35,7 @@ from ssd_graph.compilers.backend import (
 )
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
 from ssd_graph.data.decode import preprocess
-from ssd_graph.data.loader import Batch
+from ssd_graph.data.samples import Batch
 from ssd_graph.data.shapes import draw_image
 from ssd_graph.data.transforms import draw_colour_jitter
 from ssd_graph.graph.model import SSD300
@@ -194,7 +194,8 @@ def compiled_step(
     """What trains once on a batch shaped like `batch`, and the seconds its first call took."""
     config = model_config(preset, num_classes)
     step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=memory_format)
-    state = step.layout.new_state(SSD300(config).to(device), loss_scale=128.0 if amp == "fp16" else 1.0)
+    weights = SSD300(config).to(device).state_dict()
+    state = step.layout.load(weights, loss_scale=128.0 if amp == "fp16" else 1.0)
     keep_addresses(state)
     graph = compile_graph(step.__call__, backend)
     defaults, rate = device_default_boxes(device), torch.tensor(LEARNING_RATE, device=device)
@@ -204,17 +205,18 @@ def compiled_step(
     return lambda batch: graph(state, batch, defaults, rate), time.perf_counter() - begin
 
 
-def seconds_of(
-    steps: Sequence[Callable[[], Any]], num_steps: int, device: torch.device, num_rounds: int = 5
-) -> list[float]:
-    """Seconds a call of each of `steps`: the quickest of `num_rounds` windows, which take turns, after one to warm up.
+_NUM_ROUNDS = 5
+
+
+def seconds_of(steps: Sequence[Callable[[], Any]], num_steps: int, device: torch.device) -> list[float]:
+    """Seconds a call of each of `steps`: the quickest of five windows, which take turns, after one to warm up.
 
     Turns, so that a machine that slows down slows all of them; the quickest, because whatever else it does can
     only add time.
     """
-    length = max(1, num_steps // num_rounds)
+    length = max(1, num_steps // _NUM_ROUNDS)
     windows = [[] for _ in steps]
-    for _ in range(num_rounds + 1):
+    for _ in range(_NUM_ROUNDS + 1):
         for step, seconds in zip(steps, windows, strict=True):
             begin = time.perf_counter()
             for _ in range(length):

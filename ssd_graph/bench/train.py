@@ -12,11 +12,12 @@ import torch
 
 from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, seconds_of
 from ssd_graph.cli import not_negative
-from ssd_graph.compilers.backend import require_devices
+from ssd_graph.compilers.backend import default_amp, exact_float32, require_devices
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
-from ssd_graph.data.loader import Batch, Loader
+from ssd_graph.data.loader import Loader
+from ssd_graph.data.samples import Batch
 from ssd_graph.data.shapes import data_root
 from ssd_graph.training.distributed import World, device_of
 from ssd_graph.training.feed import feed
@@ -42,7 +43,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     kind = require_devices(args.devices, 1)
     device = device_of(kind.type, World())
-    amp, backend = args.amp or kind.amp, args.backend or kind.backend
+    amp, backend = args.amp or default_amp(kind), args.backend or kind.backend
+    torch.backends.cudnn.benchmark = True  # as training does, and the next
+    if args.amp == "off":
+        exact_float32(device)
     split = load_split(data_root(args.data), "train")
     workers = default_workers(args.devices, 1) if args.workers is None else args.workers
     cache = open_cache(args.cache, split, workers=workers) if args.cache else None

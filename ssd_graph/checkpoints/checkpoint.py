@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import ssd_graph
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, reason_of
 from ssd_graph.config import ModelConfig
 from ssd_graph.data.coco import Categories
-from ssd_graph.files import atomic_write
+from ssd_graph.files import atomic_write, write_whole
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 
@@ -101,13 +101,12 @@ def save_checkpoint(
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's archive writer gives no OSError on a full disk
             full = shutil.disk_usage(path.parent).free < 1e9
-            reason = "No space left on device" if full else str(error).splitlines()[0]
+            reason = "No space left on device" if full else reason_of(error)
             raise InputError(f"cannot write {path}: {reason}; make room and go on with --resume auto") from error
         sha256 = sha256_of(temporary)
         if path.is_file():  # killed from here on, it has no sum rather than another file's
             _sum_file(path).unlink(missing_ok=True)
-    with atomic_write(_sum_file(path)) as sums:
-        sums.write_text(f"{sha256}  {path.name}\n")
+    write_whole(_sum_file(path), f"{sha256}  {path.name}\n")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -151,7 +150,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise
         raise InputError(f"{path} is damaged: its entries are not a checkpoint's ({error}); train it again") from error
     require_same(checkpoint.tensors, network.state_dict(), path)
-    state = StateLayout.of(network).new_state(network)._asdict()
+    state = StateLayout.of(network).load(network.state_dict())._asdict()
     require_same(checkpoint.optimizer, {name: state[name] for name in _OPTIMIZER}, path)
     if checkpoint.ema is not None:
         require_same({"ema": checkpoint.ema}, {"ema": state["parameters"]}, path)
@@ -231,8 +230,7 @@ def read_weights_file(path: Path, origin: str = _OF_A_RUN) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no file {path}; {origin}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can make the unpickler raise anything
         # torch's words go on with advice to unpickle what a stranger wrote.

@@ -74,9 +74,9 @@ def load_scorable(path: Path, data: str) -> Checkpoint:
     Raises:
         InputError: `path` is neither, or `data` has another number of categories.
     """
-    if not is_published(read_weights_file(path)):
-        return load_checkpoint(path)
-    published = read_published(path)
+    published = read_any(path)
+    if isinstance(published, Checkpoint):
+        return published
     is_coco = (published.model.num_classes, published.category_names or COCO80.names) == (81, COCO80.names)
     return Checkpoint(
         model=published.model,
@@ -90,14 +90,13 @@ def load_scorable(path: Path, data: str) -> Checkpoint:
     )
 
 
-def preset_of(path: Path) -> str:
-    """The network of a checkpoint, ours or published.
+def read_any(path: Path) -> Checkpoint | Published:
+    """A checkpoint, ours or published.
 
     Raises:
         InputError: `path` is neither.
     """
-    published = is_published(read_weights_file(path))
-    return (read_published(path) if published else load_checkpoint(path)).model.preset
+    return read_published(path) if is_published(read_weights_file(path)) else load_checkpoint(path)
 
 
 def load_weights(path: Path, model: SSD300, categories: Categories) -> bool:
@@ -108,15 +107,14 @@ def load_weights(path: Path, model: SSD300, categories: Categories) -> bool:
     Raises:
         InputError: `path` is neither, or of another preset.
     """
-    if is_published(read_weights_file(path)):
-        published = read_published(path)
-        tensors, names = published.tensors, published.category_names
-        if names is None and published.model.num_classes == COCO80.num_classes:
+    found = read_any(path)
+    if isinstance(found, Published):
+        tensors, names = found.tensors, found.category_names
+        if names is None and found.model.num_classes == COCO80.num_classes:
             names = COCO80.names
-        same = names == categories.names
     else:
-        checkpoint = load_checkpoint(path)
-        tensors, same = checkpoint.weights, checkpoint.categories.names == categories.names
+        tensors, names = found.weights, found.categories.names
+    same = names == categories.names
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     fits = wanted == {name: tensor.shape for name, tensor in tensors.items()}
     model.load_state_dict(tensors if same and fits else refit_heads(tensors, model))

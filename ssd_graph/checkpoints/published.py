@@ -55,13 +55,9 @@ class Published:
 
 def is_published(content: Mapping[str, Any]) -> bool:
     """Whether a loaded file is of one of these programs."""
-    model = _model(content)
+    model = content.get("model", content)
     names = [str(name).removeprefix("module.") for name in model] if isinstance(model, dict) else []
     return any(name.startswith("additional_blocks.") for name in names)
-
-
-def _model(content: Mapping[str, Any]) -> Any:
-    return content.get("model", content)
 
 
 def read_published(path: Path) -> Published:
@@ -79,7 +75,7 @@ def read_published(path: Path) -> Published:
         raise InputError(f"{path} is an ssd_graph checkpoint already; --to asc or --to ref converts it")
     if not is_published(content):
         raise InputError(f"{path} is not a published SSD-ResNet34 checkpoint: give one with 'additional_blocks.*'")
-    named = _plain_tensors(_model(content), path)
+    named = _plain_tensors(content.get("model", content), path)
     layout = "asc" if any(name.startswith("mbox.") for name in named) else "ref"
     _to_nchw(named, _published_name("trunk.conv1.weight", layout))
     num_classes = _unpad_heads(named, layout, path)

@@ -12,7 +12,7 @@ python tools/bench.py export ckpt.pth --data /data/coco            # what each e
 from __future__ import annotations
 
 from ssd_graph.cli import command, command_parser
-from ssd_graph.files import print_result
+from ssd_graph.files import print_result, require_output
 
 
 @command
@@ -33,5 +33,6 @@ def main() -> None:
         what.add_argument("--json", metavar="FILE", help="write one object there; - prints it")
         what.set_defaults(benchmark=benchmark)
     args = parser.parse_args()
+    require_output(args.json, "--json")
     result = args.benchmark.run(args)
     print_result(result, args.benchmark.table(result), args.json)

@@ -33,14 +33,13 @@ def main() -> int:
     args = parser.parse_args()
     from ssd_graph.data.check.folder import check_folder, refuse_input, write_cleaned
     from ssd_graph.data.check.report import fix_report, report
-    from ssd_graph.files import is_stream, require_writable
+    from ssd_graph.files import require_output
 
     if args.fix and not args.split:
         raise InputError("--fix writes one file; say with --split train or --split val which to clean")
     if args.fix and (file := find_annotations(args.dir, args.split)):
         refuse_input(file, args.fix)  # before the minutes that decoding takes
-        if not is_stream(args.fix):
-            require_writable(args.fix.parent, "--fix")
+        require_output(args.fix, "--fix")
     splits = (args.split,) if args.split else ("train", "val")
     checks = check_folder(args.dir, splits, quick=args.quick, workers=args.workers, upright=args.upright)
     print(report(checks))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_graph.cli import between, command, command_parser, positive
-from ssd_graph.files import print_result
+from ssd_graph.files import print_result, require_output
 
 
 @command
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every class as JSON; `-` prints it instead of the table")
     args = parser.parse_args()
+    require_output(args.json, "--json")
     from ssd_graph.data.shapes import data_root
     from ssd_graph.scoring.compare import compare, load_evaluation
     from ssd_graph.scoring.summary import data_folder

@@ -21,11 +21,12 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     device.add_argument("--backend", help="eager, aot_eager, inductor, inductor:MODE or torchair (default: by device)")
 
 
-def device_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags that are given say, by the names of TrainOptions and GraphEvalOptions."""
-    names = {"device_id": "first_device", "amp": "amp", "backend": "backend"}
-    options = {name: given[flag] for flag, name in names.items() if flag in given}
-    for kind in ("npu", "gpu", "cpu"):
-        if f"{kind}s" in given:
-            options |= {"devices": kind, "num_devices": given[f"{kind}s"]}
+def given_options(given: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """What the flags that are given say, by the names of the fields of `kind`: TrainOptions or GraphEvalOptions."""
+    options = {name: value for name, value in given.items() if name in kind.__slots__}
+    if "device_id" in given:
+        options["first_device"] = given["device_id"]
+    for device in ("npu", "gpu", "cpu"):
+        if f"{device}s" in given:
+            options |= {"devices": device, "num_devices": given[f"{device}s"]}
     return options

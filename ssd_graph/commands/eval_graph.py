@@ -13,9 +13,9 @@ import sys
 from argparse import SUPPRESS, BooleanOptionalAction
 from pathlib import Path
 
-from ssd_graph.cli import InputError, command, command_parser, positive, say_once
-from ssd_graph.commands.devices import add_device_flags, device_options
-from ssd_graph.commands.seed_flags import add_seed_flags, translate
+from ssd_graph.cli import InputError, command, command_parser, positive
+from ssd_graph.commands.devices import add_device_flags, given_options
+from ssd_graph.commands.seed_flags import add_seed_flags, say, translate
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.training.launch import die_with_launcher
 
@@ -41,11 +41,12 @@ def main() -> None:
     add_device_flags(parser)
     add_seed_flags(parser, training=False)
     given = vars(parser.parse_args())
-    list(map(say_once, translate(given, sys.argv[1:], training=False)))
+    notes = translate(given, sys.argv[1:], training=False)
     if "checkpoint" not in given:
         raise InputError("name the checkpoint to score, e.g. runs/last/best.pth")
     given["checkpoint"] = Path(given["checkpoint"])
     from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-    options = {name: value for name, value in given.items() if name in GraphEvalOptions.__slots__}
-    print_scores(GraphEvalOptions(**options | device_options(given)))
+    options = GraphEvalOptions(**given_options(given, GraphEvalOptions))
+    say(notes, options.num_devices)
+    print_scores(options)

@@ -108,11 +108,9 @@ def main() -> int:
         result.summary["model"]["sha256"] = write_thresholds(args.model, result.summary["thresholds"], split.categories)
         write_summary(out, result.summary, result.rows)  # again, of the file as it is now
     if args.report:
-        from ssd_graph.report import write_report
+        from ssd_graph.report.page import write_report
 
-        write_report(
-            out / "report.html", result, split, metrics=args.model.parent / "metrics.jsonl", seconds=result.seconds
-        )
+        write_report(out / "report.html", result, split, args.model.parent / "metrics.jsonl")
     print(f"results in {out}" + "; look at report.html" * args.report)
     if args.write_thresholds:
         best = {name: found["score"] for name, found in result.summary["thresholds"]["per_class"].items() if found}

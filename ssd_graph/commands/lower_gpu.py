@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.config import MODELS
-from ssd_graph.files import atomic_write, print_result
+from ssd_graph.files import print_result, require_output, write_whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Read the flags, compile, report."""
     args = parser().parse_args()
+    require_output(args.out, "--out")
+    require_output(args.json, "--json")
     from ssd_graph.bench.step import MEMORY_FORMATS  # imports torch, which --help need not wait for
     from ssd_graph.gpu.lower import lower_step
     from ssd_graph.gpu.machine_code import assemble
@@ -55,8 +57,7 @@ def main() -> int:
     memory_format = MEMORY_FORMATS[args.memory_format]
     lowering = lower_step(args.preset, args.batch_size, args.amp, args.world_size, memory_format, mended=not args.plain)
     if args.out:
-        with atomic_write(args.out) as temporary:
-            temporary.write_text(lowering.code)
+        write_whole(args.out, lowering.code)
     options = {name: getattr(args, name) for name in ("preset", "amp", "world_size", "memory_format", "plain")}
     numbers, table = lowering.to_json(), lowering.table()
     if args.assemble:

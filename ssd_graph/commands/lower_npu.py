@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
 from ssd_graph.config import MODELS
-from ssd_graph.files import print_result, require_writable
+from ssd_graph.files import print_result, require_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,9 +53,8 @@ def main() -> int:
     args = flags.parse_args()
     if args.graph == "predict" and args.world_size:
         flags.error("--world-size is the step's; inference runs on one NPU")
-    for flag, file in (("--out", args.out), ("--json", args.json)):
-        if file and str(file) != "-":
-            require_writable(Path(file).parent, flag)
+    require_output(args.out, "--out")
+    require_output(args.json, "--json")
     from ssd_graph.npu.engine.cann import SOC_OF, installed_facts, tables_of
     from ssd_graph.npu.lower import lower_predict, lower_step  # imports torch, which --help need not wait for
 

@@ -53,8 +53,7 @@ def main() -> int:
         raise InputError(f"the images of '{inside[0]}' lie inside --out {args.out}; choose another folder with --out")
     detector = Detector(args.model, provider=args.provider, threads=args.threads, precision=args.precision)
     shown_from = given or detector.shown_from
-    origin = "the model's thresholds" if detector.network.shown_from else "the default"
-    origin = origin if args.score is None else "--score"
+    origin = "--score" if given else "the model's thresholds" if detector.network.shown_from else "the default"
     how = f"(shown from a score of {shown_from.describe()}: {origin}) by provider {detector.network.session.provider}"
     source = find_video(args.images) if args.camera is None else args.camera
     if source is None and args.seconds:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ssd_graph.cli import InputError, launched
+from ssd_graph.cli import InputError, launched, say_once
 from ssd_graph.config import RECIPES, Recipe
 
 _TRUNK = Path("resnet34-333f7ec4.pth")
@@ -34,7 +35,10 @@ _NO_EFFECT = {
 }
 """The seed's flags that change nothing here, by the number of their values; docs/training.md says why."""
 
-_OF_TRAINING = ("--lr", "--wd", "--epochs", "-e", "--loss-scale", "--seed", "-s", "--threshold", "-t")
+_OF_TRAINING = {
+    1: ("--lr", "--wd", "--epochs", "-e", "--loss-scale", "--seed", "-s", "--threshold", "-t"),
+    "*": ("--lr-decay-epochs", "--evaluation"),
+}
 """What the seed's evaluation takes and does not use, beside these."""
 
 
@@ -50,9 +54,9 @@ def add_seed_flags(parser: ArgumentParser, *, training: bool) -> None:
 
     `training` parsers have flags of their own for the recipe.
     """
-    for number, flags in _NO_EFFECT.items():
+    for number, flags in (*_NO_EFFECT.items(), *(() if training else _OF_TRAINING.items())):
         for flag in flags:
-            parser.add_argument(flag, action=_NoEffect, nargs=number or 0, dest="no_effect", help=SUPPRESS)
+            parser.add_argument(flag, action=_NoEffect, nargs=number, dest="no_effect", help=SUPPRESS)
     parser.add_argument("--data-path", dest="data", help=SUPPRESS)
     parser.add_argument("--checkpoint-path", dest="checkpoint", type=Path, help=SUPPRESS)
     parser.add_argument("--tag", help=SUPPRESS)
@@ -61,11 +65,6 @@ def add_seed_flags(parser: ArgumentParser, *, training: bool) -> None:
     if training:
         parser.add_argument("--warmup", type=int, help=SUPPRESS)
         parser.add_argument("--lr-decay-factor", type=float, help=SUPPRESS)
-        return
-    for flag in _OF_TRAINING:
-        parser.add_argument(flag, action=_NoEffect, nargs=1, dest="no_effect", help=SUPPRESS)
-    for flag in ("--lr-decay-epochs", "--evaluation"):
-        parser.add_argument(flag, action=_NoEffect, nargs="*", dest="no_effect", help=SUPPRESS)
 
 
 def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) -> list[str]:
@@ -100,6 +99,12 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     return lines
 
 
+def say(notes: Iterable[str], num_devices: int) -> None:
+    """Once: not if the processes that this one starts say it."""
+    if launched() or num_devices == 1:
+        list(map(say_once, notes))
+
+
 def _recipe_to_resume(given: dict[str, Any]) -> Recipe | None:
     """The recipe of the run that --resume finds; a restart before the first checkpoint finds none."""
     if "resume" not in given:
@@ -119,7 +124,7 @@ def _as_its_recipe(given: dict[str, Any]) -> list[str]:
         lines.append(f"the seed's flags: its recipe, {recipe.name}, with what they change; --recipe chooses another")
         if "backbone" not in given and "checkpoint" not in given and _TRUNK.is_file():
             given["backbone"] = _TRUNK
-    if "lr" in given:
+    if "lr" in given and isfinite(given["lr"]):  # TrainOptions refuses others
         images = given.get("batch_size", recipe.batch_size) * given.get("accumulate", recipe.accumulate) * count
         multiple = max(1, round(given["lr"] / 2.5e-3 * images / 32))
         given["lr"] = 2.5e-3 * multiple * 32 / images

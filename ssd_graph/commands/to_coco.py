@@ -44,6 +44,7 @@ def main() -> int:
     data = settle(data, args.upright)
     shared = len(data.splits) == 1
     if shared:
+        require_boxes(data, False)
         share_out(data, 0.1 if args.val_share is None else args.val_share, args.seed)
     elif args.val_share is not None:
         raise InputError("there are images for train and for val already; leave out --val-share")

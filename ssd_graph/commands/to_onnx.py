@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
-from ssd_graph.files import require_writable
+from ssd_graph.files import require_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,6 @@ def main() -> None:
     """Read the flags and export."""
     args = parser().parse_args()
     from ssd_graph.checkpoints.checkpoint import load_checkpoint
-    from ssd_graph.config import EvalConfig
     from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 
     precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
@@ -53,10 +52,10 @@ def main() -> None:
     out = args.out or options.path_beside(args.checkpoint)
     if out.resolve() == args.checkpoint.resolve():
         raise InputError(f"{out} is the checkpoint itself; name another file with --out")
-    require_writable(out.parent, "--out")
+    require_output(out, "--out")
     checkpoint = load_checkpoint(args.checkpoint)
     sample = partial(sample_images, upright=bool(checkpoint.run.get("upright")))
     samples = sample(args.images or args.calibration)
     calibration = sample(args.calibration, args.calibration_images) if args.calibration else None
-    result = export_onnx(checkpoint, out, samples, EvalConfig(), options, calibration)
+    result = export_onnx(checkpoint, out, samples, options, calibration)
     print(f"{out}: {out.stat().st_size:,} bytes, {precision}; {result.describe()}")

@@ -9,26 +9,20 @@ loads them from a public server.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    result = command_parser(__doc__)
-    result.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
-    result.add_argument("--out", type=Path, default=Path("web"), help="folder (default: %(default)s)")
-    result.add_argument("--runtime", type=Path, metavar="DIR", help="folder of onnxruntime-web's files, to be copied")
-    return result
-
-
 @command
 def main() -> None:
     """Read the flags and write the page."""
-    args = parser().parse_args()
+    parser = command_parser(__doc__)
+    parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("web"), help="folder (default: %(default)s)")
+    parser.add_argument("--runtime", type=Path, metavar="DIR", help="folder of onnxruntime-web's files, to be copied")
+    args = parser.parse_args()
     from ssd_graph.onnx_model.web import CDN, write_page
 
     page = write_page(args.model, args.out, args.runtime)

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ssd_graph.cli import InputError, command, command_parser, launched, not_negative, positive, say_once
-from ssd_graph.commands.devices import add_device_flags, device_options
-from ssd_graph.commands.seed_flags import add_seed_flags, translate
+from ssd_graph.cli import InputError, command, command_parser, not_negative, positive
+from ssd_graph.commands.devices import add_device_flags, given_options
+from ssd_graph.commands.seed_flags import add_seed_flags, say, translate
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Freeze, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
 from ssd_graph.training.launch import die_with_launcher
@@ -103,8 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 def options_of(given: Mapping[str, Any], before: TrainOptions | None = None) -> TrainOptions:
     """The run that the given flags ask for, all else being as in the run `before` that goes on, if any."""
-    options = {name: value for name, value in given.items() if name in TrainOptions.__slots__}
-    options |= device_options(given)
+    options = given_options(given, TrainOptions)
     if before is None:
         before = TrainOptions()
         options.setdefault("workers", default_workers(options.get("devices", "cpu"), options.get("num_devices", 1)))
@@ -154,10 +153,8 @@ def main() -> None:
             raise InputError("--eval-only: name the checkpoint to score with --checkpoint")
         from ssd_graph.training.graph_eval import GraphEvalOptions, print_scores
 
-        names = ("checkpoint", "data", "workers", "upright", "empty_images", "batch_size", "out")
-        what = {name: given[name] for name in names if name in given}
-        to_score = GraphEvalOptions(**what | device_options(given))
-        _say(notes, to_score.num_devices)
+        to_score = GraphEvalOptions(**given_options(given, GraphEvalOptions))
+        say(notes, to_score.num_devices)
         print_scores(to_score)
         return
     # These import torch, which --help need not wait for.
@@ -168,15 +165,9 @@ def main() -> None:
     if "resume" in given:
         before, given["out"] = run_to_resume(given["resume"], given.get("out"))
     if before is None and "checkpoint" in given and "preset" not in given:
-        from ssd_graph.checkpoints.convert import preset_of
+        from ssd_graph.checkpoints.convert import read_any
 
-        given["preset"] = preset_of(given["checkpoint"])
+        given["preset"] = read_any(given["checkpoint"]).model.preset
     options = options_of(given, before)
-    _say(notes, options.num_devices)
+    say(notes, options.num_devices)
     train(options, command=True)
-
-
-def _say(notes: list[str], num_devices: int) -> None:
-    """Once: not if the processes that this one starts say it."""
-    if launched() or num_devices == 1:
-        list(map(say_once, notes))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, reason_of
 from ssd_graph.compilers.converters import register_converters
 
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
@@ -54,9 +54,8 @@ def import_torch_npu() -> Any:
     try:
         import torch_npu  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"torch_npu {version('torch_npu')} is installed but does not load ({reason}); install "
+            f"torch_npu {version('torch_npu')} is installed but does not load ({reason_of(error)}); install "
             "CANN and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
         ) from error
     return torch_npu

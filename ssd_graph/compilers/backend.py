@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import fx
 
-from ssd_graph.cli import InputError, require_one_of
+from ssd_graph.cli import InputError, reason_of, require_one_of
 from ssd_graph.compilers.ascend import import_torch_npu, torchair_backend
 from ssd_graph.compilers.inductor import mended_inductor
 from ssd_graph.config import Amp
@@ -65,8 +65,8 @@ DEVICES = {
 }
 
 
-def require_devices(kind: str, count: int) -> DeviceKind:
-    """Check that this machine has `count` devices of a kind of DEVICES.
+def require_devices(kind: str, count: int, first: int = 0) -> DeviceKind:
+    """Check that this machine has `count` devices of a kind of DEVICES from number `first` on.
 
     Raises:
         InputError: it has not, or there is no such kind; the message says what to install or to give instead.
@@ -74,14 +74,19 @@ def require_devices(kind: str, count: int) -> DeviceKind:
     require_one_of(DEVICES, "devices", kind)
     if count < 1:
         raise InputError(f"--{kind}s {count}: give at least 1")
-    available = {"cpu": lambda: count, "gpu": _count_gpus, "npu": _count_npus}[kind]()
-    if available < count:
+    available = {"cpu": lambda: first + count, "gpu": _count_gpus, "npu": _count_npus}[kind]()
+    if available < first + count:
+        asked, fits = _device_flags(kind, count, first), min(count, available)
         raise InputError(
-            f"--{kind}s {count}: this machine shows {available}; give --{kind}s {available}"
+            f"{asked}: this machine shows {available}; give {_device_flags(kind, fits, min(first, available - fits))}"
             if available
-            else f"--{kind}s {count}: no {kind.upper()} is visible on this machine; use --cpus 1 to try it without"
+            else f"{asked}: no {kind.upper()} is visible on this machine; use --cpus 1 to try it without"
         )
     return DEVICES[kind]
+
+
+def _device_flags(kind: str, count: int, first: int) -> str:
+    return f"--{kind}s {count}" + (f" --device-id {first}" if first else "")
 
 
 def keep_freed_memory() -> None:
@@ -120,19 +125,16 @@ def exact_float32(device: torch.device) -> None:
 
 
 @contextmanager
-def advice_on_memory(batch_size: int) -> Iterator[None]:
-    """Turn a lack of memory into an InputError that names the flag."""
+def advice_on_memory(batch_size: int, more: str = "") -> Iterator[None]:
+    """Turn a lack of memory into an InputError that names the flag; `more` goes on behind that."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).partition("\n")[0]
-        lacking = isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", text, re.I)
-        if not lacking:
+        reason = reason_of(error)
+        if not (isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", reason, re.I)):
             raise
-        raise InputError(
-            f"not enough memory ({text.partition('. ')[0]}); give less than --batch-size {batch_size}, and "
-            "--accumulate for the same number of images a step"
-        ) from error
+        reason = reason.partition(". ")[0]
+        raise InputError(f"not enough memory ({reason}); give less than --batch-size {batch_size}{more}") from error
 
 
 def _count_gpus() -> int:

@@ -18,7 +18,7 @@ Tested with torch 2.11.0, 2.13.0 and 2.14.0.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
@@ -107,15 +107,18 @@ def pays_to_write(box: InductorBox) -> bool:
     """
     from torch._inductor.virtualized import V
 
-    elements = Counter[str]()
-    for access in box.data.get_reads():
-        elements[access.name] += int(access.get_numel())
-    compute = sum(
-        min(num, int(V.graph.get_numel(name))) * V.graph.get_dtype(name).itemsize for name, num in elements.items()
-    )
+    compute = accessed_bytes(V.graph, box.data.get_reads())
     compute += box.data.inner_fn_opcount().num_ops * prod(map(int, box.data.get_size())) * OPERATION_BYTES
     readers = _num_readers(V.graph.current_node)
     return compute + (1 + readers) * _num_bytes(box) < readers * compute
+
+
+def accessed_bytes(graph: Any, accesses: Iterable[Any]) -> int:
+    """Of what inductor's accesses name, each element of a buffer once."""
+    elements = Counter[str]()
+    for access in accesses:
+        elements[access.name] += int(access.get_numel())
+    return sum(min(num, int(graph.get_numel(name))) * graph.get_dtype(name).itemsize for name, num in elements.items())
 
 
 def _num_readers(node: fx.Node) -> int:

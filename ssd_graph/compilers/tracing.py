@@ -21,13 +21,11 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
-from ssd_graph.config import RECIPES, Amp, Freeze, model_config
-from ssd_graph.data.loader import Batch
+from ssd_graph.config import MODELS, RECIPES, Amp, Freeze, ModelConfig
+from ssd_graph.data.samples import Batch
+from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import TrainStep, device_default_boxes
-
-NUM_CLASSES = 81
-"""COCO's categories and the background."""
 
 NUM_BOXES = 96
 """G of COCO's training images, whose fullest has 93 boxes."""
@@ -60,32 +58,23 @@ def traceable_step(
 
     `batch_size` counts images a device, `num_boxes` is G.
     """
+    config, recipe = MODELS[preset], replace(RECIPES["mlperf-256"], freeze=freeze)
+    state = empty_state(config)
     with _ranks(world_size), FakeTensorMode() as mode:
-        config = model_config(preset, NUM_CLASSES)
-        recipe = replace(RECIPES["mlperf-256"], freeze=freeze)
         step = TrainStep(config, recipe, amp=amp, world_size=world_size, memory_format=memory_format)
         batch = Batch(*map(torch.from_numpy, Batch.empty(1, num_boxes)))
         batch = Batch(*(torch.empty((batch_size, *array.shape[1:]), dtype=array.dtype) for array in batch))
-        arguments = (empty_state(step.layout), batch, device_default_boxes("cpu"), torch.empty(()))
-        yield step, fake(mode, arguments, device)
+        yield step, fake(mode, (state, batch, device_default_boxes("cpu"), torch.empty(())), device)
 
 
-def empty_state(layout: StateLayout) -> TrainState:
-    """A state of the right shapes."""
-    num_parameters = sum(shape.numel() for _, shape in layout.parameters)
-    num_statistics = sum(shape.numel() for _, shape in layout.buffers)
-    return TrainState(
-        parameters=torch.empty(num_parameters),
-        momentum=torch.empty(num_parameters),
-        bn_statistics=torch.empty(num_statistics),
-        loss_scale=torch.empty(()),
-        num_skipped=torch.empty((), dtype=torch.int64),
-        skip_streak=torch.empty((), dtype=torch.int64),
-        finite_streak=torch.empty((), dtype=torch.int64),
-    )
+def empty_state(config: ModelConfig) -> TrainState:
+    """A state of the right shapes, on the device `meta`."""
+    with torch.device("meta"):
+        network = SSD300(config)
+    return StateLayout.of(network).load(network.state_dict())
 
 
-def fake(mode: FakeTensorMode, arguments: Any, device: str = "cpu") -> Any:
+def fake(mode: FakeTensorMode, arguments: Any, device: str) -> Any:
     """The arguments with tensors that have no memory, on a device that need not be there."""
 
     def on_device(tensor: Tensor) -> Tensor:

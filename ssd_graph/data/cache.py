@@ -14,7 +14,6 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_memory
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.decode import decode_part
+from ssd_graph.data.evaluation import pool_of
 from ssd_graph.files import atomic_write
 
 _FORMAT = "ssd_graph pixels 1"
@@ -78,7 +78,7 @@ def open_cache(where: str, split: CocoSplit, *, workers: int = 2, skip_bad: bool
     """
     folder = _ram_folder() if where == "ram" else Path(where)
     source = f"{split.annotation_file.resolve()} {split.image_dir.resolve()} {split.empty_images} {split.upright}"
-    prefix = f"{split.image_dir.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    prefix = f"{split.image_dir.name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
     path = folder / f"{prefix}-{_fingerprint(split)[:16]}.pixels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,12 +146,9 @@ def _remove_after_last(path: Path, in_use: int, lock: Path) -> None:
     """Have `path`, which `in_use` holds a shared lock on, removed when this process ends, unless another uses it."""
 
     def remove() -> None:
-        try:
-            with _lock(lock):
-                fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-        except OSError:
-            pass  # in use, or already removed
+        with suppress(OSError), _lock(lock):  # in use, or already removed
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
     atexit.register(remove)
 
@@ -176,13 +173,9 @@ def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
                 written = os.pwrite(file.fileno(), pixels, position)
                 pixels, position = pixels[written:], position + written
 
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for _ in pool.map(store, range(len(split))):
-                    pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with pool_of(workers) as pool:
+            for _ in pool.map(store, range(len(split))):
+                pass
         content = {"format": _FORMAT, "num_images": len(split), "num_pixel_bytes": int(offsets[-1]), "bad": bad}
         footer = json.dumps(content).encode()
         file.seek(int(offsets[-1]))

@@ -144,6 +144,12 @@ class CocoSplit:
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return self.boxes[rows], self.labels[rows]
 
+    def part(self, images: slice) -> CocoSplit:
+        """The split of some images in a row."""
+        begin, end, _ = images.indices(len(self))
+        arrays = {name: getattr(self, name)[images] for name in ("image_ids", "file_names", "sizes")}
+        return replace(self, **arrays, offsets=self.offsets[begin : end + 1])
+
 
 def find_annotations(root: Path, split: str) -> Path | None:
     """The annotation file of a split, `"train"` or `"val"`, of the COCO folder `root`, if there is one."""

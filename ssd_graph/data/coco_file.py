@@ -16,7 +16,7 @@ import mmap
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 from zipfile import BadZipFile
@@ -76,7 +76,7 @@ def read_columns(path: Path) -> Columns:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if status.st_size < _KEEP_FROM:
         return _parse(path)
-    kept = user_cache() / f"annotations-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.npz"
+    kept = user_cache() / f"annotations-{hashlib.sha256(bytes(path.resolve())).hexdigest()[:16]}.npz"
     # A copy that keeps the time may be another file of the same size.
     key = f"{_FORMAT} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     columns = _load(kept, key)
@@ -199,29 +199,22 @@ def _columns(
     with np.errstate(over="ignore", invalid="ignore"):
         areas = rows["xywh"][:, 2:].clip(0).prod(1).clip(max=LARGEST_AREA)
     areas = np.where((rows["area"] >= 0) & (rows["area"] <= LARGEST_AREA), rows["area"], areas)
-    columns = Columns(
-        image_ids=np.array(ids, np.int64),
+    image_ids, shapes = np.array(ids, np.int64), np.array(sizes, np.int32).reshape(-1, 2)
+    if (bad := (shapes <= 0).any(1)).any():
+        raise InputError(f"image {image_ids[bad][0]} has no width or height")
+    category_ids = np.array([category.id for category in categories], np.int64)
+    return Columns(
+        image_ids=image_ids,
         file_names=np.array(names, np.str_),
-        sizes=np.array(sizes, np.int32).reshape(-1, 2),
-        owners=rows["owner"],
-        owner_categories=rows["category"],
+        sizes=shapes,
+        owners=_rows(image_ids, rows["owner"], "image"),
+        owner_categories=_rows(category_ids, rows["category"], "category"),
         xywh=rows["xywh"],
         areas=areas,
         crowds=rows["crowd"],
-        category_ids=np.array([category.id for category in categories], np.int64),
+        category_ids=category_ids,
         category_names=np.array([category.name for category in categories], np.str_),
     )
-    _require_usable(columns)
-    owners = _rows(columns.image_ids, columns.owners, "image")
-    return replace(
-        columns, owners=owners, owner_categories=_rows(columns.category_ids, columns.owner_categories, "category")
-    )
-
-
-def _require_usable(columns: Columns) -> None:
-    """Raise InputError for what types do not show."""
-    if (columns.sizes <= 0).any():
-        raise InputError(f"image {columns.image_ids[(columns.sizes <= 0).any(1)][0]} has no width or height")
 
 
 def _rows(known: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:

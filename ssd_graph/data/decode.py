@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,11 @@ def decode_part(path: Path, size: tuple[int, int], num_rows: int, *, upright: bo
     Raises:
         InputError: as `decode`; damage below the last row may go unnoticed.
     """
-    try:
+    with suppress(OSError, ValueError):  # for Pillow to name what is wrong
         data = read_file(path)
         frame = find_frame(data)
         if frame and (frame.width, frame.height) == size and not (upright and _is_turned(data)):
             return decode_rows(data, frame, num_rows)
-    except (OSError, ValueError):
-        pass  # for Pillow to name what is wrong
     return np.array(decode(path, size, upright=upright))[:num_rows]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,27 +28,31 @@ def image_batches(
     Raises:
         InputError: an image cannot be decoded, or has another size than the annotations say.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+    with pool_of(threads) as pool:
 
         def decode(chosen: np.ndarray) -> tuple[np.ndarray, list[Future[np.ndarray]]]:
             return chosen, [pool.submit(evaluation_input, split, i) for i in chosen.tolist()]
 
         chunks = (np.asarray(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
-        try:
-            for chosen, futures in _ahead(map(decode, chunks), _AHEAD):
-                yield chosen, np.stack([future.result() for future in futures])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for chosen, futures in _ahead(map(decode, chunks), _AHEAD):
+            yield chosen, np.stack([future.result() for future in futures])
 
 
 def beside(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], threads: int) -> Generator[T, None, None]:
     """`function` of each of `calls`, in their order, computed by threads while the next calls are made."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="beside") as pool:
-        try:
-            for future in _ahead((pool.submit(function, *arguments) for arguments in calls), threads + 1):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with pool_of(threads) as pool:
+        for future in _ahead((pool.submit(function, *arguments) for arguments in calls), threads + 1):
+            yield future.result()
+
+
+@contextmanager
+def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more once the body is left: an executor's own `with` waits for all asked of it."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ahead(items: Iterable[T], count: int) -> Iterator[T]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from glob import glob, has_magic
+from glob import glob
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +14,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.decode import FORMATS, UNREADABLE, require_size
+from ssd_graph.data.evaluation import pool_of
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm"),
@@ -36,11 +36,7 @@ def find_images(arguments: Sequence[str | Path], results: Path | None = None) ->
         if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             found[path] = None
             continue
-        pattern = str(argument)
-        if os.path.isdir(path):
-            names = _below(path)
-        else:
-            names = map(Path, glob(pattern, recursive=True) if has_magic(pattern) else ())
+        names = _below(path) if os.path.isdir(path) else map(Path, glob(str(argument), recursive=True))
         images = sorted(p for p in names if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
         if results is not None:
             images = [p for p in images if not p.resolve().is_relative_to(results.resolve())]
@@ -77,7 +73,7 @@ def require_images(split: CocoSplit) -> None:
             return f"{split.path(i)}: {error}"
         return None
 
-    with ThreadPoolExecutor(2 * usable_cores()) as pool:
+    with pool_of(2 * usable_cores()) as pool:
         bar = tqdm(pool.map(fault, range(len(split))), "images", len(split), leave=False, disable=None, unit="image")
         faults = [found for found in bar if found]
     if faults:

@@ -6,6 +6,7 @@ smaller height decodes to the same upper rows in less time, whatever the decoder
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def find_frame(data: memoryview) -> Frame | None:
 
 def _frame(data: memoryview, position: int) -> Frame | None:
     """The frame whose marker is at `position`."""
-    precision, height, width, num_components = data[position + 4], *_sizes(data, position + 5), data[position + 9]
+    precision, height, width, num_components = struct.unpack_from(">BHHB", data, position + 4)
     if (
         precision != 8
         or num_components not in (1, 3)
@@ -64,10 +65,6 @@ def _frame(data: memoryview, position: int) -> Frame | None:
     samplings = [data[position + 11 + 3 * c] & 15 for c in range(num_components)]
     # A scan of one component has blocks of 8 rows whatever its sampling says.
     return Frame(position + 5, width, height, 8 * max(samplings) if num_components == 3 else 8)
-
-
-def _sizes(data: memoryview, position: int) -> tuple[int, int]:
-    return int.from_bytes(data[position : position + 2]), int.from_bytes(data[position + 2 : position + 4])
 
 
 def decode_rows(data: memoryview, frame: Frame, num_rows: int) -> np.ndarray:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from contextlib import closing
 
 from ssd_graph.config import AugmentConfig, OnBadImage
 from ssd_graph.data.cache import PackedImages
 from ssd_graph.data.coco import CocoSplit
 from ssd_graph.data.samples import Batch, Samples
 from ssd_graph.data.workers import Workers
-
-__all__ = ["Batch", "Loader"]
 
 
 class Loader:
@@ -42,7 +41,7 @@ class Loader:
 
         `offset` is the number of step 0's first sample, which a run that changed its global batch moves.
         """
-        self.split, self.batch_size, self.workers = split, batch_size, workers
+        self.batch_size, self.workers = batch_size, workers
         self.samples = Samples(
             split=split,
             augment=augment,
@@ -73,7 +72,7 @@ class Loader:
             while True:
                 yield self._fill(step)
                 step += 1
-        with Workers(self.samples, self.workers, self.num_boxes) as workers:
+        with closing(Workers(self.samples, self.workers, self.num_boxes)) as workers:
             while True:
                 while workers.wants_step:
                     workers.begin(step)

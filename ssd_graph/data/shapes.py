@@ -11,15 +11,13 @@ import colorsys
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd_graph.files import user_cache
+from ssd_graph.files import cached_folder
 
 CATEGORIES = {2: "disc", 3: "square", 5: "triangle", 7: "star", 11: "ring", 13: "cross"}
 """Category id -> name; hues lie evenly round the colour circle in this order."""
@@ -34,23 +32,12 @@ def shapes_root() -> Path:
     `SSD_GRAPH_CACHE` names another cache. The folder's name carries a hash of this file, so a changed
     generator never meets old images; it appears only when complete.
     """
-    cache = user_cache()
-    root = cache / f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
-    if not root.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {root}", flush=True)
-        making = Path(tempfile.mkdtemp(prefix=".shapes-", dir=cache))
-        try:
-            write_shapes(making, NUM_IMAGES)
-            making.chmod(0o755)
-            try:
-                making.rename(root)
-            except OSError:  # another process was faster; its images are the same
-                if not root.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-    return root
+
+    def draw(folder: Path) -> None:
+        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {folder.parent}", flush=True)
+        write_shapes(folder, NUM_IMAGES)
+
+    return cached_folder(f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}", draw)
 
 
 def data_root(name: str) -> Path:

@@ -73,12 +73,6 @@ class Workers:
         theirs.close()
         self._processes.append(process)
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def wants_step(self) -> bool:
         """Whether another step should be begun."""

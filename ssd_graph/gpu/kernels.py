@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from ssd_graph.compilers.inductor import accessed_bytes
 from ssd_graph.compilers.tracing import flops, stage
 from ssd_graph.gpu.stand_in import GPU
 
@@ -155,15 +156,12 @@ def _num_bytes(graph: InductorGraph, node: Any) -> int:
     if node.is_extern():
         return 0
     unused = graph.removed_buffers | graph.inplaced_to_remove  # fused away; the latter wait for a successor's memory
-    total = 0
-    for accesses in (node.read_writes.reads, node.read_writes.writes):
-        elements = Counter[str]()
-        for access in accesses:
-            if access.name not in unused and not isinstance(access, WeakDep):  # which is order only
-                elements[access.name] += int(access.get_numel())
-        for name, num in elements.items():
-            total += min(num, int(graph.get_numel(name))) * graph.get_dtype(name).itemsize
-    return total
+    return sum(
+        accessed_bytes(
+            graph, (a for a in accesses if a.name not in unused and not isinstance(a, WeakDep))
+        )  # order only
+        for accesses in (node.read_writes.reads, node.read_writes.writes)
+    )
 
 
 def _refusal(graph: InductorGraph, static_inputs: Sequence[int]) -> str | None:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -77,9 +78,6 @@ def lower(
         outputs = [node.meta["val"] for node in cast(Sequence[fx.Node], module.graph.output_node().args[0])]
         return lambda *inputs: runner(lowering.code, inputs) if runner else outputs
 
-    def backend(module: fx.GraphModule, inputs: list[Tensor]) -> Any:
-        return compile_fx(module, inputs, inner_compile=inner_compile)
-
     torch.compiler.reset()
     log = logging.getLogger("torch._inductor.utils")
     try:
@@ -87,11 +85,12 @@ def lower(
             mended_inductor() if mended else nullcontext(),
             _statistics_of_a_gpu(),
             config.patch(force_disable_caches=True),
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),  # of caches that are off, as asked
             patch.object(log, "disabled", True),
         ):
-            warnings.simplefilter("ignore")  # of caches that are off, as asked
-            torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*arguments)
+            torch.compile(
+                function, backend=partial(compile_fx, inner_compile=inner_compile), fullgraph=True, dynamic=False
+            )(*arguments)
     finally:
         torch.compiler.reset()
     (lowering,) = lowerings

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssd_graph.config import PIXEL_MEAN, PIXEL_STD, AugmentConfig
-from ssd_graph.data.loader import Batch
+from ssd_graph.data.samples import Batch
 from ssd_graph.data.transforms import HUE_SLOT, NUM_BLENDS
 
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)

@@ -44,18 +44,16 @@ def _sizes(config: DefaultBoxConfig, level: int) -> list[tuple[float, float]]:
     return sizes
 
 
-def encode(
-    boxes_cxcywh: Any, defaults_cxcywh: Any, xp: ModuleType = np, config: DefaultBoxConfig = SSD300_BOXES
-) -> Any:
+def encode(boxes_cxcywh: Any, defaults_cxcywh: Any, xp: ModuleType = np) -> Any:
     """Regression targets [..., A, 4] of boxes [..., A, 4] against default boxes [A, 4] (SSD paper eq. 2)."""
     (box_xy, box_wh), (default_xy, default_wh) = (split(b, (2, 2), xp=xp) for b in (boxes_cxcywh, defaults_cxcywh))
-    centre = (box_xy - default_xy) / default_wh / config.scale_xy
-    size = xp.log(box_wh / default_wh) / config.scale_wh
+    centre = (box_xy - default_xy) / default_wh / SSD300_BOXES.scale_xy
+    size = xp.log(box_wh / default_wh) / SSD300_BOXES.scale_wh
     return xp.concatenate((centre, size), -1)
 
 
-def decode(regression: Any, defaults_cxcywh: Any, xp: ModuleType = np, config: DefaultBoxConfig = SSD300_BOXES) -> Any:
+def decode(regression: Any, defaults_cxcywh: Any, xp: ModuleType = np) -> Any:
     """Boxes cxcywh [..., A, 4] from regression output [..., A, 4]; the inverse of `encode`."""
-    centre = regression[..., :2] * config.scale_xy * defaults_cxcywh[..., 2:] + defaults_cxcywh[..., :2]
-    size = xp.exp(regression[..., 2:] * config.scale_wh) * defaults_cxcywh[..., 2:]
+    centre = regression[..., :2] * SSD300_BOXES.scale_xy * defaults_cxcywh[..., 2:] + defaults_cxcywh[..., :2]
+    size = xp.exp(regression[..., 2:] * SSD300_BOXES.scale_wh) * defaults_cxcywh[..., 2:]
     return xp.concatenate((centre, size), -1)

@@ -14,17 +14,17 @@ from ssd_graph.graph.matcher import Targets
 NEGATIVES_PER_POSITIVE = 3
 
 
-class Losses(NamedTuple):
-    """Batch means; the first is the sum of the next two."""
+class Metrics(NamedTuple):
+    """A rank's numbers of one step, scalars on the device: batch means, the first the sum of the next two."""
 
-    total: Tensor
-    box: Tensor
-    classification: Tensor
+    loss: Tensor
+    box_loss: Tensor
+    class_loss: Tensor
     num_positive: Tensor
     """Positive default boxes of the batch, in the loss's dtype."""
 
 
-def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets) -> Losses:
+def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets) -> Metrics:
     """Smooth L1 on positives plus cross entropy on positives and mined negatives.
 
     Each image's sum is divided by its number of positives; an image without positives contributes 0 but
@@ -48,7 +48,7 @@ def multibox_loss(box_regression: Tensor, class_logits: Tensor, targets: Targets
     # Without positives both sums are zero already, and so is the number of mined negatives.
     scale = 1.0 / (num_positive.clamp_min(1.0) * num_positive.shape[0])
     box, classification = (box * scale).sum(), (classification * scale).sum()
-    return Losses(box + classification, box, classification, num_positive.sum())
+    return Metrics(box + classification, box, classification, num_positive.sum())
 
 
 def mine_negatives(cross_entropy: Tensor, positive: Tensor, num_positive: Tensor) -> Tensor:

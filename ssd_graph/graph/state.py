@@ -156,14 +156,10 @@ class StateLayout:
 
         return runs(self.parameters), runs(self.buffers)
 
-    def new_state(self, model: nn.Module, dtype: torch.dtype = torch.float32, loss_scale: float = 1.0) -> TrainState:
-        """A state that starts from the weights and statistics of `model`, on its device."""
-        return self.load(model.state_dict(), dtype, loss_scale)
-
     def load(
         self, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, loss_scale: float = 1.0
     ) -> TrainState:
-        """A state without momentum from a `state_dict`."""
+        """A state without momentum from a network's `state_dict`, on its device."""
         parameters = torch.cat([tensors[name].reshape(-1).to(dtype) for name, _ in self.parameters])
         statistics = self.join_buffers(tensors).to(dtype)
         return TrainState(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ from torch.distributed import _functional_collectives as collectives
 from torch.func import functional_call, grad_and_value
 
 from ssd_graph.config import Amp, ModelConfig, Recipe
-from ssd_graph.data.loader import Batch
+from ssd_graph.data.samples import Batch
 from ssd_graph.graph.augment import augment, normalise
 from ssd_graph.graph.default_boxes import default_boxes
-from ssd_graph.graph.loss import multibox_loss
+from ssd_graph.graph.loss import Metrics, multibox_loss
 from ssd_graph.graph.matcher import match
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.resnet import STAGES, BatchNorm2d
@@ -27,15 +27,6 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 GROWTH_INTERVAL = 2000
 """Finite steps in a row after which a dynamic loss scale doubles (torch.amp.GradScaler's default)."""
-
-
-class Metrics(NamedTuple):
-    """This rank's numbers of one step, scalars on the device."""
-
-    loss: Tensor
-    box_loss: Tensor
-    class_loss: Tensor
-    num_positive: Tensor
 
 
 class TrainStep:
@@ -70,7 +61,7 @@ class TrainStep:
 
         Args:
             state: float32, or float64 on the CPU for parity tests; then everything but the matching is.
-            batch: torch tensors, see loader.Batch; `recipe.accumulate` times the images of a forward pass.
+            batch: torch tensors, see samples.Batch; `recipe.accumulate` times the images of a forward pass.
             defaults: default boxes, float32 cxcywh [A, 4].
             learning_rate: scalar.
         """
@@ -118,7 +109,7 @@ class TrainStep:
         losses = multibox_loss(regression.to(dtype), logits.to(dtype), targets)
         of_batch = self.layout.join_buffers(tensors)
         bn_statistics = bn_statistics + BatchNorm2d.MOMENTUM * (of_batch - bn_statistics)
-        return losses.total * loss_scale, (Metrics(*losses), bn_statistics)
+        return losses.loss * loss_scale, (losses, bn_statistics)
 
     def _average_over_ranks(self, gradient: Tensor, bn_statistics: Tensor) -> tuple[Tensor, Tensor]:
         """One collective for both, so that every rank holds the same state at all times."""

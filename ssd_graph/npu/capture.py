@@ -22,7 +22,8 @@ from torch import Tensor, fx
 from torch._dynamo.exc import Unsupported
 from torch.utils import _pytree as pytree
 
-from ssd_graph.compilers.converters import register_converters
+from ssd_graph.cli import reason_of
+from ssd_graph.compilers.ascend import torchair_backend
 from ssd_graph.compilers.tracing import source_line
 from ssd_graph.npu.stand_in import load_stand_in
 
@@ -104,12 +105,10 @@ def capture(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
-    register_converters()
-    import torchair  # pyright: ignore[reportMissingImports]
 
     def compile_and_call(fullgraph: bool) -> list[CapturedGraph]:
         torch.compiler.reset()
-        backend = torchair.get_npu_backend(compiler_config=torchair.CompilerConfig())
+        backend = torchair_backend()
         warnings.simplefilter("ignore")  # get_npu_backend has just turned warnings on
         with _torchair_without_device(socs, runner) as graphs:
             torch.compile(function, backend=backend, fullgraph=fullgraph, dynamic=False)(*args)
@@ -120,7 +119,7 @@ def capture(
         try:
             return compile_and_call(fullgraph=True), []
         except Unsupported as error:  # not one graph: count how many there would be
-            return compile_and_call(fullgraph=False), [str(error).splitlines()[0]]
+            return compile_and_call(fullgraph=False), [reason_of(error)]
 
 
 @contextmanager
@@ -168,8 +167,7 @@ def _convert(convert: Callable[[], Torchair], concrete: Torchair, meta_outputs: 
     try:
         result = convert()
     except Exception as error:  # whatever a converter raises means that it cannot lower this node
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        notes.unsupported.append(UnsupportedOp(str(node.target), source, reason))
+        notes.unsupported.append(UnsupportedOp(str(node.target), source, reason_of(error)))
         result = _placeholder(str(node.target), meta_outputs)
     for operation in operations[num_before:]:
         notes.sources[operation.name] = source

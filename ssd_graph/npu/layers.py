@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from ssd_graph.npu.node import Node, Operator, Result, UnknownOperator, integers, widened
+from ssd_graph.npu.node import Node, Operator, Result, UnknownOperator, integers, pooling_window, widened
 
 _BATCH = (0, 2, 3)
 """Dimensions of [N, C, H, W] that batch normalisation takes its statistics over."""
@@ -183,10 +183,8 @@ def _input_gradient(
 def _max_pool(node: Node, x: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima, and the index of each in its H x W plane."""
     _require_nchw(node, "NCHW")
-    size, stride, padding, dilation = _window(node)
-    ceil_mode = node.boolean("ceil_mode", False)
-    y, indices = F.max_pool2d_with_indices(x, size, stride, padding, dilation, ceil_mode)
-    return y, indices
+    size, stride, padding, dilation = pooling_window(node)
+    return F.max_pool2d_with_indices(x, size, stride, padding, dilation, node.boolean("ceil_mode", False))
 
 
 def _max_pool_grad(node: Node, x: Tensor, gradient: Tensor, indices: Tensor) -> Tensor:
@@ -196,16 +194,6 @@ def _max_pool_grad(node: Node, x: Tensor, gradient: Tensor, indices: Tensor) -> 
     planes = torch.zeros(x.shape, dtype=widened(gradient).dtype).flatten(2)
     planes.scatter_add_(2, indices.flatten(2), widened(gradient).flatten(2))
     return planes.view(x.shape).to(gradient.dtype)
-
-
-def _window(node: Node) -> list[list[int]]:
-    """Size, stride, padding and dilation, each [rows, columns].
-
-    V1 has four numbers of each, whose outer two say nothing (torchair fills in 1) whatever the layout.
-    """
-    windows = [node.integers("ksize"), node.integers("strides"), node.integers("pads")]
-    windows.append(node.integers("dilation", [1] * len(windows[0])))
-    return [window[1:3] if len(window) == 4 else window for window in windows]
 
 
 LAYERS: Mapping[str, Operator] = {

@@ -1,7 +1,5 @@
 """Lowers the training step and the inference graph for an Ascend NPU that need not be there."""
 
-# G boxes an image
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -11,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from ssd_graph.compilers.tracing import NUM_BOXES, NUM_CLASSES, empty_state, fake, traceable_step
-from ssd_graph.config import IMAGE_SIZE, Amp, Freeze, model_config
+from ssd_graph.compilers.tracing import empty_state, fake, traceable_step
+from ssd_graph.config import IMAGE_SIZE, MODELS, Amp, Freeze
 from ssd_graph.graph.step import Predict
 from ssd_graph.npu.capture import Soc, capture
 from ssd_graph.npu.engine.facts import Facts, shipped_facts
@@ -29,7 +27,6 @@ def lower_step(
     batch_size: int,
     amp: Amp,
     world_size: int,
-    num_boxes: int = NUM_BOXES,
     facts: Facts | None = None,
     freeze: Freeze = "none",
 ) -> dict[Soc, Lowering]:
@@ -37,15 +34,13 @@ def lower_step(
 
     Args:
         batch_size: images a device.
-        num_boxes: G.
         facts: what kernels there are; the published ones if None.
 
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
-    traceable = traceable_step(preset, batch_size, amp, world_size, num_boxes, device=DEVICE, freeze=freeze)
-    with traceable as (step, arguments):
+    with traceable_step(preset, batch_size, amp, world_size, device=DEVICE, freeze=freeze) as (step, arguments):
         return lower(step, arguments, socs, arguments[0].parameters, facts)
 
 
@@ -58,9 +53,8 @@ def lower_predict(
         InputError: torchair does not load, see stand_in.load_stand_in.
     """
     load_stand_in()
-    predict = Predict(model_config(preset, NUM_CLASSES), amp=amp)
+    predict, state = Predict(MODELS[preset], amp=amp), empty_state(MODELS[preset])
     with FakeTensorMode() as mode:
-        state = empty_state(predict.layout)
         images = torch.empty((batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
         args = fake(mode, (state.parameters, state.bn_statistics, images), DEVICE)
         return lower(predict, args, socs, state.parameters, facts)

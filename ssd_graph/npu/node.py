@@ -35,22 +35,18 @@ DTYPES: Mapping[int, torch.dtype] = {
 }
 """By the number that GE gives a type in attributes."""
 
-DESCRIBED_DTYPES: Mapping[str, torch.dtype] = {
-    "DT_FLOAT": torch.float32,
-    "DT_FLOAT16": torch.float16,
-    "DT_INT8": torch.int8,
-    "DT_INT32": torch.int32,
-    "DT_UINT8": torch.uint8,
-    "DT_INT16": torch.int16,
-    "DT_UINT16": torch.uint16,
-    "DT_UINT32": torch.uint32,
-    "DT_INT64": torch.int64,
-    "DT_UINT64": torch.uint64,
-    "DT_DOUBLE": torch.float64,
-    "DT_BOOL": torch.bool,
-    "DT_BF16": torch.bfloat16,
-}
-"""By the name in a tensor's description, whose numbers are others than those in attributes."""
+
+def torch_name(name: str) -> str:
+    """torch's name of a type that CANN calls `float` or `DT_FLOAT`: `float32`."""
+    name = name.removeprefix("DT_").lower()
+    return {"float": "float32", "double": "float64", "bf16": "bfloat16"}.get(name, name)
+
+
+def described_dtype(description: Any) -> torch.dtype | None:
+    """Of a tensor's description, whose numbers are others than those in attributes; None if not one of DTYPES."""
+    names = description.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
+    dtype = getattr(torch, torch_name(names[description.dtype].name), None)
+    return dtype if dtype in DTYPES.values() else None
 
 
 class UnknownOperator(Exception):
@@ -94,8 +90,8 @@ class Node:
     def constant(self) -> Tensor:
         """The attribute `value`, a tensor."""
         value = self._attribute("value", "t", None)
-        names = value.desc.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
-        dtype = DESCRIBED_DTYPES[names[value.desc.dtype].name]
+        if (dtype := described_dtype(value.desc)) is None:
+            raise UnknownOperator(f"{self} is of a type that torch does not have")
         flat = torch.frombuffer(bytearray(value.data), dtype=dtype) if value.data else torch.empty(0, dtype=dtype)
         return flat.reshape(list(value.desc.shape.dim))
 
@@ -109,6 +105,16 @@ class Node:
 
 Operator = Callable[..., Result]
 """Called with a Node and the node's inputs in order, None for an optional one that is not there."""
+
+
+def pooling_window(node: Node, default: list[int] | None = None) -> list[list[int]]:
+    """Size, stride, padding and dilation of a pooling, each [rows, columns]; `default` as in `Node.integers`.
+
+    V1 has four numbers of each, whose outer two say nothing (torchair fills in 1) whatever the layout.
+    """
+    windows = [node.integers(name, default) for name in ("ksize", "strides", "pads")]
+    windows.append(node.integers("dilation", [1] * len(windows[0])))
+    return [window[1:3] if len(window) == 4 else window for window in windows]
 
 
 def widened(x: Tensor) -> Tensor:

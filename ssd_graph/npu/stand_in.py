@@ -18,10 +18,8 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -31,7 +29,7 @@ from pathlib import Path
 
 from ssd_graph.cli import InputError
 from ssd_graph.compilers.ascend import require_torch_npu, same_signal_handlers
-from ssd_graph.files import user_cache
+from ssd_graph.files import cached_folder
 
 CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Set by CANN's own set_env.sh."""
@@ -168,38 +166,20 @@ def _build(source: str, sonames: Iterable[str]) -> list[Path]:
     """Compiled libraries, from the cache if the same ones were built before."""
     sonames = sorted(set(sonames))
     key = hashlib.sha256("\n".join([platform.machine(), *sonames, source]).encode()).hexdigest()[:12]
-    folder = user_cache() / f"cann-stand-in-{version('torch_npu')}-{key}"
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            raise InputError(
-                f"cannot write {folder.parent}: {error.strerror}; set SSD_GRAPH_CACHE to a folder of yours"
-            ) from error
-        try:
-            for soname in sonames:
-                _compile(source if soname == _FUNCTIONS_LIBRARY else c_source(()), temporary / soname)
-            temporary.chmod(0o755)
-            _rename_unless_there(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def compile_all(folder: Path) -> None:
+        for soname in sonames:
+            _compile(source if soname == _FUNCTIONS_LIBRARY else c_source(()), folder / soname)
+
+    folder = cached_folder(f"cann-stand-in-{version('torch_npu')}-{key}", compile_all)
     return [folder / soname for soname in sonames]
-
-
-def _rename_unless_there(temporary: Path, folder: Path) -> None:
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process was faster; its libraries are the same
-        if not folder.is_dir():
-            raise
 
 
 def _compile(source: str, library: Path) -> None:
     flags = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library), "-x", "c", "-"]
     try:
         subprocess.run(["cc", *flags], input=source, text=True, capture_output=True, check=True)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise InputError("no C compiler: install one that answers to `cc`, e.g. gcc") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.splitlines() or ["no message"])[0]
@@ -209,6 +189,5 @@ def _compile(source: str, library: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What torch_npu prints while it loads goes to stderr, its warnings nowhere."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
         yield

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ssd_graph.compilers.tracing import flops
-from ssd_graph.files import atomic_write
+from ssd_graph.files import write_whole
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
 from ssd_graph.npu.engine.bound import Bound, bound
 from ssd_graph.npu.engine.check import VERDICTS, Finding, Verdict, check
@@ -118,8 +118,7 @@ class Lowering:
         Raises:
             InputError: the folder cannot be written.
         """
-        with atomic_write(path) as temporary:
-            temporary.write_text("\n".join(str(graph) for graph in self.graphs))
+        write_whole(path, "\n".join(str(graph) for graph in self.graphs))
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, as JSON takes them."""
@@ -192,12 +191,10 @@ class Lowering:
 
     def _conversions(self) -> list[dict[str, Any]]:
         """Number and bytes by line, most bytes first."""
-        lines: dict[str, dict[str, Any]] = {}
+        counts, moved = Counter(c.source for c in self.conversions), Counter[str]()
         for conversion in self.conversions:
-            line = lines.setdefault(conversion.source, {"source": conversion.source, "count": 0, "bytes": 0})
-            line["count"] += 1
-            line["bytes"] += conversion.num_bytes
-        return sorted(lines.values(), key=lambda line: -line["bytes"])
+            moved[conversion.source] += conversion.num_bytes
+        return [{"source": source, "count": counts[source], "bytes": size} for source, size in moved.most_common()]
 
 
 def activation_bytes(module: fx.GraphModule) -> int:

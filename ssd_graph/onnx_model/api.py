@@ -152,9 +152,7 @@ _WANTED = "give a file's path, an image of Pillow, a uint8 RGB array [height, wi
 
 
 def _rgb(picture: Any) -> Image.Image:
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise InputError(f"{_kind(picture)} is no image; {_WANTED}")
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size:
         return Image.fromarray(picture)
     if isinstance(picture, Image.Image) and all(picture.size):
         try:

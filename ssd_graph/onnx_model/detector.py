@@ -12,26 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, reason_of
 from ssd_graph.config import IMAGE_SIZE, EvalConfig
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import Categories
 from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.onnx_model import raw
-from ssd_graph.onnx_model.providers import Session, open_session, reason_of
+from ssd_graph.onnx_model.providers import Session, open_session
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
 _LARGEST_FILE = 2**31 - 1
 """Bytes; protobuf's limit."""
 
-_SIDE = IMAGE_SIZE
-
 _FORMS: dict[str, tuple[list[Any], list[str]]] = {
     "ssd_graph detections 1": (
-        ["images", "tensor(uint8)", [_SIDE, _SIDE, 3]],
+        ["images", "tensor(uint8)", [IMAGE_SIZE, IMAGE_SIZE, 3]],
         ["num_detections", "boxes", "scores", "labels"],
     ),
-    "ssd_graph raw 1": (["image", "tensor(float)", [3, _SIDE, _SIDE]], ["ploc", "plabel"]),
+    "ssd_graph raw 1": (["image", "tensor(float)", [3, IMAGE_SIZE, IMAGE_SIZE]], ["ploc", "plabel"]),
 }
 """Input (name, type, shape behind the batch) and output names by the metadata's `format`."""
 
@@ -75,7 +73,7 @@ class OnnxDetector:
             raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason}){advice}") from error
         self.metadata: dict[str, str] = self.session.run.get_modelmeta().custom_metadata_map
         self._outputs, self.is_raw, self.batch_size = self._require_form(path)
-        self.categories, self._config, self.shown_from = self._read_metadata(path)
+        self.categories, self.config, self.shown_from = self._read_metadata(path)
         self.upright = self.metadata.get("upright") == "true"
         """Whether it was trained on images turned as their EXIF orientation says."""
 
@@ -106,7 +104,7 @@ class OnnxDetector:
         self._require_shapes(outputs, num_images)
         if self.is_raw:
             with np.errstate(over="ignore", invalid="ignore"):
-                outputs = raw.detections(outputs[0], outputs[1], self.categories.ids, self._config)
+                outputs = raw.detections(outputs[0], outputs[1], self.categories.ids, self.config)
         self._require_detections(*outputs)
         return outputs
 

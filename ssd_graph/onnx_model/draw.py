@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -44,7 +44,8 @@ def draw_detections(
     drawn = image.copy()
     draw = ImageDraw.Draw(drawn)
     size = max(11, round(min(image.size) / 32))
-    font, line = _font_for(captions, size), max(2, size // 7)
+    others = frozenset(c for c in "".join(captions) if not c.isascii())
+    font, line = _font_for(others, size), max(2, size // 7)
     for box, caption, index in reversed(list(zip(boxes_xyxy.tolist(), captions, class_indices, strict=True))):
         colour = class_colour(index)
         left, top, right, bottom = _visible(box, image.size)
@@ -56,10 +57,11 @@ def draw_detections(
     return drawn
 
 
-def _font_for(captions: Sequence[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font where it has all characters, else one of the system that covers most languages."""
-    font = _default_font(size)
-    characters = sorted(set("".join(captions)) - {" "})
+# A video asks for the same in each frame.
+@lru_cache
+def _font_for(characters: frozenset[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has ASCII, where it has these characters too, else one of the system that has them."""
+    font = ImageFont.load_default(size)
     if _draws(font, characters):
         return font
     for name in _WIDE_FONTS:
@@ -73,20 +75,15 @@ def _font_for(captions: Sequence[str], size: int) -> ImageFont.FreeTypeFont | Im
     return font
 
 
-_default_font = lru_cache(ImageFont.load_default)
-
-
-def _draws(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, characters: Sequence[str]) -> bool:
+def _draws(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, characters: Iterable[str]) -> bool:
     """Whether a font has glyphs for all characters: what it has none for looks like a character that nobody has."""
     return all(_look(font, c) != _look(font, "\U0010fffd") for c in characters)
 
 
-# A video asks for the same characters in each frame.
-@lru_cache(4096)
-def _look(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, character: str) -> int:
+def _look(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, character: str) -> bytes:
     picture = Image.new("L", (200, 200))
     ImageDraw.Draw(picture).text((0, 0), character, 255, font)
-    return hash(picture.tobytes())
+    return picture.tobytes()
 
 
 def _visible(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -58,6 +58,8 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise InputError(f"{name} {value!r}: give 1 to {most}")
+        if not isinstance(self.outputs, str | None):
+            raise InputError(f"outputs {self.outputs!r}: give the path of a folder")
         for name, known in (
             ("provider", (*PROVIDERS, "auto", *["none"] * bool(self.outputs))),
             ("scorer", SCORERS),
@@ -141,10 +143,7 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     if detector.batch_size not in (None, batch_size):
         raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
     upright = detector.upright if settings.upright is None else settings.upright
-    split = replace(split, upright=upright)
-    if settings.limit is not None:
-        of_images = ("image_ids", "file_names", "sizes")
-        split = replace(split, **{name: getattr(split, name)[: settings.limit] for name in of_images})
+    split = replace(split.part(slice(settings.limit)), upright=upright)
     require_images(split)
     fingerprint, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()

@@ -30,7 +30,7 @@ from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, Ev
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.image_files import find_images
 from ssd_graph.data.shapes import draw_image
-from ssd_graph.files import atomic_write
+from ssd_graph.files import write_whole
 from ssd_graph.onnx_model.graph import halve, lower_opset, network_outputs, tapped
 from ssd_graph.onnx_model.quantize import quantise
 from ssd_graph.onnx_model.raw import network_input
@@ -115,7 +115,6 @@ def export_onnx(
     checkpoint: Checkpoint,
     path: Path,
     samples: np.ndarray,
-    config: EvalConfig,
     options: ExportOptions = ExportOptions(),
     calibration: np.ndarray | None = None,
 ) -> Verification:
@@ -131,7 +130,7 @@ def export_onnx(
     opset = options.resolved_opset()
     if (options.precision == "int8") != (calibration is not None):
         raise InputError("--int8 and --calibration belong together: 8-bit ranges are measured on images like yours")
-    detector = TorchDetector(checkpoint, config)
+    detector = TorchDetector(checkpoint)
     model = translate(detector, raw=options.raw, batch=options.batch, opset=opset)
     lower_opset(model, opset)
     outputs = network_outputs(model)
@@ -139,12 +138,10 @@ def export_onnx(
         halve(model)
     if calibration is not None:
         model = quantise(model, list(_inputs(calibration, options)))
-    for key, value in _metadata(checkpoint, config, options, calibration).items():
-        model.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(model, _metadata(checkpoint, options, calibration))
     onnx.checker.check_model(model, full_check=True)
     verification = _verify(model, outputs, detector, samples, options)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_whole(path, model.SerializeToString(deterministic=True))
     return verification
 
 
@@ -169,9 +166,7 @@ def _inputs(images: np.ndarray, options: ExportOptions) -> Iterator[np.ndarray]:
         yield network_input(batch) if options.raw else batch
 
 
-def _metadata(
-    checkpoint: Checkpoint, config: EvalConfig, options: ExportOptions, calibration: np.ndarray | None
-) -> dict[str, str]:
+def _metadata(checkpoint: Checkpoint, options: ExportOptions, calibration: np.ndarray | None) -> dict[str, str]:
     """What a user of the file needs to know, as JSON values by name."""
     values = {
         "format": "ssd_graph raw 1" if options.raw else "ssd_graph detections 1",
@@ -186,7 +181,7 @@ def _metadata(
         "upright": bool(checkpoint.run.get("upright")),
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
-        **asdict(config),
+        **asdict(EvalConfig()),
         "default_boxes": asdict(SSD300_BOXES),
         "checkpoint_sha256": checkpoint.sha256,
         "checkpoint_step": checkpoint.step,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.decode import decode
-from ssd_graph.files import atomic_write, require_writable
+from ssd_graph.files import atomic_write, require_writable, write_whole
 from ssd_graph.onnx_model.api import Detections, Detector
 from ssd_graph.onnx_model.draw import draw_detections
 from ssd_graph.onnx_model.thresholds import ShownFrom
@@ -68,8 +68,7 @@ def predict(detector: Detector, paths: Sequence[Path], out: Path, shown_from: Sh
     if faults and not records:
         raise InputError(f"no image can be used; {faults[0]}")
     content = shown_from.to_json(detector.categories.ids) | {"model_sha256": detector.network.sha256, "images": records}
-    with atomic_write(out / "predictions.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(out / "predictions.json", json.dumps(content, indent=1) + "\n")
     return Predictions(records, faults, highest)
 
 

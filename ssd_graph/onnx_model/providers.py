@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime
 
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, reason_of
 from ssd_graph.cores import has_bf16
 
 _CPU = "CPUExecutionProvider"
@@ -114,11 +114,6 @@ def _open(model: bytes, provider: str, threads: int, optimization: str, precisio
     if strays:
         raise InputError(f"{name} left {strays} convolutions to another provider; choose --provider cpu")
     return Session(session, provider, num_nodes)
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of an onnxruntime error, kept short."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _own_options(provider: str, threads: int, precision: str | None) -> dict[str, str]:

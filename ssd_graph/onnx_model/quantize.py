@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -44,7 +44,8 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> onnx.Mode
     nodes = [node for node in network_nodes(prepared) if node.op_type in _QUANTISED_OPERATORS]
     heads = [n.name for n in nodes if n.op_type == "Conv" and n.input[1].startswith(_FLOAT_OUTPUTS)]
     chosen = [node.name for node in nodes if node.name not in heads]
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    # On the root logger the quantiser calls for a preparation that the exporter has done.
+    with tempfile.TemporaryDirectory() as folder, patch.object(logging.getLogger(), "disabled", True):
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(prepared, source)  # given the model itself, the quantiser would move its weights out of it
         quantize_static(
@@ -150,15 +151,3 @@ class _Reader(CalibrationDataReader):
     def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
         batch = next(self._left, None)
         return None if batch is None else {self._name: batch}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps from the user the quantiser's call for a preparation that the exporter has done."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

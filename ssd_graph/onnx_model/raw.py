@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssd_graph.boxes import cxcywh_to_xyxy
+from ssd_graph.boxes import area, cxcywh_to_xyxy
 from ssd_graph.config import PIXEL_MEAN, PIXEL_STD, EvalConfig
 from ssd_graph.graph.default_boxes import decode, default_boxes
 
@@ -65,7 +65,7 @@ def _unsuppressed(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
     Rows of zeros, which fill up a class, overlap nothing.
     """
     kept = np.ones(boxes.shape[:2], bool)
-    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    areas = area(boxes)
     for i in range(boxes.shape[1] - 1):
         best, others = boxes[:, i : i + 1], boxes[:, i + 1 :]
         sides = np.minimum(best[..., 2:], others[..., 2:]) - np.maximum(best[..., :2], others[..., :2])

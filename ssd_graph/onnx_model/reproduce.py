@@ -73,7 +73,7 @@ def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
         verdict = f"{what}: the twelve numbers move by up to {worst:.6f}, AP by {moved:+.6f}"
     lines.append(f"detections: {verdict}")
     if not same_detections:
-        lines += _differences(recorded, result)
+        lines.append(first_difference(recorded.rows, result.rows))
     return worst <= SAME_NUMBERS, lines
 
 
@@ -96,14 +96,10 @@ def _get(summary: dict[str, Any], keys: tuple[str, ...]) -> Any:
     return value
 
 
-def _differences(recorded: Recorded, result: OnnxResult) -> list[str]:
-    if recorded.rows is None:
-        return ["no detections.json beside the summary, so where they differ cannot be said"]
-    return [first_difference(recorded.rows, result.rows)]
-
-
-def first_difference(old: DetectionRows, new: DetectionRows) -> str:
+def first_difference(old: DetectionRows | None, new: DetectionRows) -> str:
     """Where two lists of detections, ordered by image, first differ, and in how many places they do."""
+    if old is None:
+        return "no detections.json beside the summary, so where they differ cannot be said"
     shared = min(len(old), len(new))
     differs = np.zeros(shared, bool)
     for a, b in zip(old, new, strict=True):

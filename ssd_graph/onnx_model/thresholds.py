@@ -16,7 +16,7 @@ import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories
-from ssd_graph.files import atomic_write
+from ssd_graph.files import write_whole
 
 DEFAULT = 0.4
 """For a model that no evaluation wrote thresholds into."""
@@ -86,11 +86,8 @@ def write_thresholds(path: Path, thresholds: Mapping[str, Any], categories: Cate
     per_class = {str(number): best["score"] for number, best in classes if best}
     values = {"overall": overall_threshold(thresholds), "per_class": per_class}
     model = onnx.load(path)
-    kept = [entry for entry in model.metadata_props if entry.key != _KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    model.metadata_props.add(key=_KEY, value=json.dumps(values))
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | {_KEY: json.dumps(values)})
     content = model.SerializeToString(deterministic=True)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()

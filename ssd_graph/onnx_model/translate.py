@@ -27,12 +27,12 @@ OLDEST_OPSET = 18
 class TorchDetector(nn.Module):
     """uint8 images in, detections out."""
 
-    def __init__(self, checkpoint: Checkpoint, config: EvalConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.network = SSD300(checkpoint.model)
         self.network.load_state_dict(checkpoint.weights)
         self.categories = checkpoint.categories.ids
-        self.postprocess = Postprocess(self.categories, config)
+        self.postprocess = Postprocess(self.categories, EvalConfig())
         self.eval()
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,7 @@ def translate(detector: TorchDetector, *, raw: bool, batch: int | None, opset: i
     level = logger.level
     logger.setLevel(logging.ERROR)  # it tells every user without torchvision what only torchvision users need
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             program = torch.onnx.export(
                 module,
                 (example,),

@@ -20,6 +20,7 @@ from ssd_graph.onnx_model.api import Detections, Detector
 from ssd_graph.onnx_model.predict import drawn
 from ssd_graph.onnx_model.thresholds import ShownFrom
 
+_ENCODER = "libx264"
 _BT709, _LIMITED = 1, 1
 """FFmpeg's numbers for the usual colours of H.264."""
 
@@ -141,9 +142,9 @@ class _Writer:
 
     def _new_stream(self, size: tuple[int, int]) -> Any:
         try:
-            stream = self._container.add_stream("libx264", self._reader.rate, {"preset": "veryfast", "crf": "20"})
-        except self._av.FFmpegError as error:
-            raise InputError("this PyAV has no libx264, with which videos are written; pip's wheel has it") from error
+            stream = self._container.add_stream(_ENCODER, self._reader.rate, {"preset": "veryfast", "crf": "20"})
+        except ValueError as error:  # of an unknown codec
+            raise InputError(f"this PyAV has no {_ENCODER}, which writes videos; pip's wheel has it") from error
         # Two by two pixels share a colour, so an odd size grows by one.
         stream.width, stream.height = (side + side % 2 for side in size)
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", TICK

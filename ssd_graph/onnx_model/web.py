@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import IMAGE_SIZE
-from ssd_graph.files import atomic_write, require_writable
+from ssd_graph.files import require_writable, write_whole
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.draw import class_colour, ink
 from ssd_graph.onnx_model.thresholds import ShownFrom
@@ -31,7 +31,7 @@ RUNTIME_FILES = {
 
 CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{RUNTIME_VERSION}/dist/"
 
-_LARGE_FILES = ("model.onnx", *RUNTIME_FILES)
+_LARGE_FILES = dict(zip(("model", "runtime", "wasm"), ("model.onnx", *RUNTIME_FILES), strict=True))
 
 _PAGE = Path(__file__).parent / "web_page"
 
@@ -76,8 +76,7 @@ def write_page(model: Path, out: Path, runtime: Path | None = None) -> WebPage:
     # The page itself comes last: until then an older one stays in use, and tells if a file is not its own.
     files = copied | {"model.json": json.dumps(settings, indent=1).encode()} | page
     for name, content in sorted(files.items(), key=lambda file: file[0] == "index.html"):
-        with atomic_write(out / name) as temporary:
-            temporary.write_bytes(content)
+        write_whole(out / name, content)
     return WebPage(len(files), sum(map(len, files.values())), len(detector.categories.ids))
 
 
@@ -121,15 +120,11 @@ def _settings(detector: OnnxDetector, copied: dict[str, bytes]) -> dict[str, Any
     shown_from = detector.shown_from or ShownFrom()
     categories = zip(detector.categories.ids, detector.categories.names, strict=True)
     return {
-        "files": {
-            what: _source(name, copied) for what, name in zip(("model", "runtime", "wasm"), _LARGE_FILES, strict=True)
-        },
+        "files": {what: _source(name, copied) for what, name in _LARGE_FILES.items()},
         "cdn": None if len(copied) > 1 else CDN,
-        "preset": detector.metadata["preset"],
-        "precision": detector.metadata.get("precision", "fp32"),
-        "sha256": detector.sha256,
+        **{key: detector.describe()[key] for key in ("preset", "precision", "sha256")},
         "bytes": len(copied["model.onnx"]),
-        "least_score": float(json.loads(detector.metadata["score_threshold"])),
+        "least_score": detector.config.score_threshold,
         "threshold": shown_from.overall,
         "categories": [
             {

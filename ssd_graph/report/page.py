@@ -7,14 +7,13 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.files import atomic_write
+from ssd_graph.files import write_whole
 from ssd_graph.onnx_model.evaluate import OnnxResult
 from ssd_graph.onnx_model.thresholds import overall_threshold
 from ssd_graph.report.confusion import confusion
@@ -46,18 +45,11 @@ class Section(NamedTuple):
     """HTML."""
 
 
-def write_report(
-    path: Path,
-    result: OnnxResult,
-    split: CocoSplit,
-    metrics: Path | None = None,
-    seconds: Sequence[float] | None = None,
-) -> None:
+def write_report(path: Path, result: OnnxResult, split: CocoSplit, metrics: Path | None = None) -> None:
     """Write the page for an evaluation of `split`, or of its first images.
 
     Args:
         metrics: the training run's metrics.jsonl, if there is one.
-        seconds: time of each call of the network, one a batch.
 
     Raises:
         InputError: an image cannot be read, or `path` cannot be written.
@@ -71,18 +63,17 @@ def write_report(
         _curves(result.scores, matrix, matches, at),
         _confusion(matrix, list(result.scores.per_class), at),
         *_pictures(split, matches, at),
-        *_latency(seconds, result.summary["run"]),
+        *_latency(result.seconds, result.summary["run"]),
         *_training(metrics),
         _provenance(result.summary),
     ]
-    with atomic_write(path) as temporary:
-        # Names of files and classes may hold what is no text of UTF-8.
-        temporary.write_text(_page(result.summary, sections), encoding="utf-8", errors="backslashreplace")
+    # Names of files and classes may hold what is no text of UTF-8.
+    write_whole(path, _page(result.summary, sections).encode("utf-8", "backslashreplace"))
 
 
 def _page(summary: dict[str, Any], sections: list[Section]) -> str:
     model = html.escape(summary["model"]["preset"])
-    style = files("ssd_graph.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
     body = "\n".join(
         f'<section id="{anchor}"><h2>{title}</h2>{content}</section>' for anchor, title, content in sections
@@ -204,8 +195,8 @@ def _pictures(split: CocoSplit, matches: Matches, at: Outcome) -> Iterator[Secti
         yield Section("images", "Best and worst images", lead + "".join(groups))
 
 
-def _latency(seconds: Sequence[float] | None, run: dict[str, Any]) -> Iterator[Section]:
-    if seconds is not None and len(seconds):
+def _latency(seconds: Sequence[float], run: dict[str, Any]) -> Iterator[Section]:
+    if seconds:
         times = np.array(seconds)
         lead = (
             f"<p>{len(times):,} calls of the network with up to {run['batch_size']} images, without decoding and "

@@ -13,7 +13,7 @@ import numpy as np
 from ssd_graph.cli import InputError
 from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, find_annotations
-from ssd_graph.files import atomic_write
+from ssd_graph.files import write_whole
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScores
@@ -39,7 +39,7 @@ def summary_of(matches: Matches, scores: CocoScores, split: CocoSplit, seconds: 
     return {
         "stats": scores.stats,
         "per_class": scores.per_class,
-        "thresholds": best_thresholds(matches, np.sort(split.categories.ids), list(scores.per_class)).to_json(),
+        "thresholds": best_thresholds(matches, np.sort(split.categories.ids), list(scores.per_class)),
         "num_images": len(split),
         "num_detections": len(rows),
         "images_per_second": round(len(split) / seconds, 3),
@@ -55,12 +55,8 @@ def summary_of(matches: Matches, scores: CocoScores, split: CocoSplit, seconds: 
 
 def write_summary(out: Path, summary: dict[str, Any], rows: DetectionRows) -> None:
     """Write `detections.json` and `summary.json` into the folder `out`."""
-    for name, text in (
-        ("detections.json", detections_json(rows)),
-        ("summary.json", json.dumps(summary, indent=2) + "\n"),
-    ):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text)
+    write_whole(out / "detections.json", detections_json(rows))
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

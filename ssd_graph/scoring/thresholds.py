@@ -4,38 +4,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ssd_graph.scoring.matching import NOT_COUNTED, Matches
 
 
-class Threshold(NamedTuple):
-    """Detections of at least this score are kept."""
+def best_thresholds(matches: Matches, category_ids: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """The threshold with the highest F1 for categories [K], and for all of them together, as summary.json has them.
 
-    score: float
-    f1: float
-    """2 found / (detections kept + objects)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """The best ones; None where no detection finds an object."""
-
-    overall: Threshold | None
-    per_class: dict[str, Threshold | None]
-    """By category name, in the order of ids."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As summary.json has them."""
-        per_class = {name: found and found._asdict() for name, found in self.per_class.items()}
-        return {"overall": self.overall and self.overall._asdict(), "per_class": per_class}
-
-
-def best_thresholds(matches: Matches, category_ids: np.ndarray, names: list[str]) -> Thresholds:
-    """The threshold with the highest F1 for categories [K], and for all of them together."""
+    Returns:
+        `overall`, and `per_class` by category name in the order of ids. Each has the `score` from which on detections
+        are kept, and `f1`, 2 found / (detections kept + objects); None where no detection finds an object.
+    """
     counted = matches.object_of != NOT_COUNTED
     scores, found = matches.rows.scores[counted], matches.object_of[counted] >= 0
     of_class, objects = matches.rows.category_ids[counted], matches.objects.category_ids
@@ -43,10 +25,10 @@ def best_thresholds(matches: Matches, category_ids: np.ndarray, names: list[str]
         name: _best(scores[of_class == k], found[of_class == k], int((objects == k).sum()))
         for k, name in zip(category_ids.tolist(), names, strict=True)
     }
-    return Thresholds(_best(scores, found, len(objects)), per_class)
+    return {"overall": _best(scores, found, len(objects)), "per_class": per_class}
 
 
-def _best(scores: np.ndarray, found: np.ndarray, num_objects: int) -> Threshold | None:
+def _best(scores: np.ndarray, found: np.ndarray, num_objects: int) -> dict[str, float] | None:
     """Of detections [R] that found an object or not; of equally good thresholds the highest."""
     order = np.argsort(-scores, kind="stable")
     scores, num_found = scores[order], np.cumsum(found[order])
@@ -55,4 +37,4 @@ def _best(scores: np.ndarray, found: np.ndarray, num_objects: int) -> Threshold 
     if not f1.any():
         return None
     best = int(f1.argmax())
-    return Threshold(float(scores[best]), float(f1[best]))
+    return {"score": float(scores[best]), "f1": float(f1[best])}

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import torch
 
-from ssd_graph.data.loader import Batch
+from ssd_graph.data.samples import Batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

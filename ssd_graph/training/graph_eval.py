@@ -63,7 +63,7 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
         InputError: something the user can mend.
         SystemExit: with several processes, the exit code of one that failed.
     """
-    kind = require_devices(options.devices, options.first_device + options.num_devices)
+    kind = require_devices(options.devices, options.num_devices, options.first_device)
     require_writable(options.folder, "--out")
     checkpoint = load_scorable(options.checkpoint, options.data)
     upright = bool(checkpoint.run.get("upright")) if options.upright is None else options.upright

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ssd_graph.cli import InputError
-from ssd_graph.files import LineFile, atomic_write
+from ssd_graph.files import LineFile
 
 
 class RunLog:
@@ -23,28 +23,23 @@ class RunLog:
 
         `tensorboard` writes every number to the folder `tensorboard` beside `path` as well.
         """
-        self._file = None
-        self._bar: tqdm[Any] | None = None
+        self._file: LineFile | None = None
         self._board: Any = None
-        self._path = path
         if path is not None:
             if tensorboard:
                 self._board = _summary_writer(path.parent / "tensorboard", first_step)
-            kept = _records_before(path, first_step) if first_step else []
-            with atomic_write(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            self._file = LineFile(path)
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=total_steps, initial=first_step, unit="step", leave=False)
+            kept = [line for line, record in _whole_lines(path) if record["step"] <= first_step] if first_step else []
+            self._file = LineFile(path, kept)
+        hidden = None if path is not None else True  # else tqdm asks whether there is a terminal
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", leave=False, disable=hidden)
 
     def advance(self) -> None:
         """Move the progress bar, which only a terminal shows, by one step."""
-        if self._bar is not None:
-            self._bar.update()
+        self._bar.update()
 
     def say(self, line: str) -> None:
         """Print a line without tearing the progress bar."""
-        if self._path is not None:
+        if self._file is not None:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
@@ -64,12 +59,9 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file and the bar."""
-        if self._bar is not None:
-            self._bar.close()
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for part in (self._bar, self._file, self._board):
+            if part is not None:
+                part.close()
 
 
 def _strict(value: Any) -> Any:
@@ -78,14 +70,8 @@ def _strict(value: Any) -> Any:
 
 
 def read_records(path: Path, event: str) -> list[dict[str, Any]]:
-    """The records of one kind of event, in order."""
+    """The records of one kind of event, in order; InputError if there is no file."""
     return [record for _, record in _whole_lines(path) if record["event"] == event]
-
-
-def require_log(path: Path) -> None:
-    """Raise InputError if there is no metrics.jsonl at `path` to continue."""
-    if not path.is_file():
-        raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
 
 
 def duration(seconds: float) -> str:
@@ -112,14 +98,10 @@ def _flatten(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, float]]
             yield f"{prefix}/{name}", float(value)
 
 
-def _records_before(path: Path, step: int) -> list[str]:
-    """The lines of an earlier run up to `step`."""
-    require_log(path)
-    return [line for line, record in _whole_lines(path) if record["step"] <= step]
-
-
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines and their records, up to one that a crash cut off or that is no record."""
+    """Lines and their records, up to one that a crash cut off or that is no record; InputError if there is no file."""
+    if not path.is_file():
+        raise InputError(f"no {path} to continue; resume in the folder that the run wrote to")
     for line in path.read_bytes().splitlines():
         try:
             text = line.decode()

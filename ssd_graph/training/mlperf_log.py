@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_graph.cli import InputError
-from ssd_graph.files import LineFile, atomic_write
+from ssd_graph.files import LineFile
 from ssd_graph.training.schedule import Schedule
 
 TARGET_AP = 0.23
@@ -71,9 +71,7 @@ class MLPerfLog:
             return
         facts = _facts(schedule, num_val_images, seed)
         kept = _records_before(path, first_step, facts) if first_step else []
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(f"{_line(record)}\n" for record in kept), encoding="utf-8")
-        self._file = LineFile(path)
+        self._file = LineFile(path, map(_line, kept))
         for record in kept:
             self._note(**record)
         if not first_step:
@@ -198,13 +196,17 @@ def _records_before(path: Path, step: int, facts: dict[str, Any]) -> list[dict[s
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Records of a log, up to a line that a crash cut off."""
+    """Records of a log, up to a line that a crash cut off or that is no record."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line[len(_PREFIX) :]))
-        except ValueError:
+            record = json.loads(line[len(_PREFIX) :])
+            whole = "value" in record and isinstance(record["key"], str) and type(record["metadata"]["step"]) is int
+        except (ValueError, LookupError, TypeError, RecursionError):
             break
+        if not whole:
+            break
+        records.append(record)
     return records
 
 

@@ -87,7 +87,10 @@ class TrainOptions:
             object.__setattr__(self, name, value)
         require_one_of(MODELS, "preset", self.preset)
         recipe = self.recipe
+        counts = {name: getattr(self, name) for name in ("print_every", "keep", "max_skipped")}
+        counts |= {name: getattr(recipe, name) for name in ("batch_size", "accumulate", "patience")}
         for flag, value, fits, advice in (
+            *((f"--{name.replace('_', '-')}", n, n is None or n >= 1, "1 or more") for name, n in counts.items()),
             ("--workers", self.workers, self.workers >= 0, "0 or more"),
             ("--max-restarts", self.max_restarts, self.max_restarts >= 0, "0 or more"),
             ("--seed", self.seed, -(2**63) <= self.seed < 2**63, "a number from -2**63 to 2**63 - 1"),

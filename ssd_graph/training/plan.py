@@ -21,7 +21,7 @@ from ssd_graph.data.coco import CocoSplit
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.training.distributed import World, broadcast_state
-from ssd_graph.training.metrics import read_records, require_log
+from ssd_graph.training.metrics import read_records
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.run_folder import RunFolder
 from ssd_graph.training.saved_run import SavedRun
@@ -90,10 +90,11 @@ class RunPlan:
         Raises:
             InputError: options, data and checkpoint do not fit together, or nothing is left to train.
         """
-        self.options, self.kind, self.world, self.recipe = options, kind, world, options.recipe
+        self.kind, self.world, self.recipe = kind, world, options.recipe
         self._resumed, self._before = resumed, SavedRun.of(resumed) if resumed else None
         self.amp: Amp = options.amp or default_amp(kind)
         self.backend = options.backend or kind.backend
+        self.options = replace(options, amp=self.amp, backend=self.backend)
         self.train_split, val_split = splits
         self.categories = self.train_split.categories
         self.val_split = val_split.numbered_as(
@@ -125,14 +126,11 @@ class RunPlan:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint says of the run that wrote it."""
         return {
-            **self._chosen().settings(),
+            **self.options.settings(),
             "world_size": self.world.size,
             "train_fingerprint": self.train_split.fingerprint,
             "val_fingerprint": self.val_split.fingerprint,
         }
-
-    def _chosen(self) -> TrainOptions:
-        return replace(self.options, amp=self.amp, backend=self.backend)
 
     def saves_after(self, step: int) -> bool:
         """Whether there is a checkpoint after `step` steps that no validation asks for."""
@@ -154,7 +152,7 @@ class RunPlan:
     def changes(self) -> list[str]:
         """What is other than in the run that it goes on from, a line each."""
         before = self._before
-        lines = before.changes(self._chosen(), self.world.size) if before else []
+        lines = before.changes(self.options, self.world.size) if before else []
         if before and before.global_batch != self.schedule.global_batch:
             seen, step = self.schedule.images_before(self.first_step), self.first_step
             lines.append(
@@ -182,13 +180,13 @@ class RunPlan:
             heads = load_weights(self.options.checkpoint, model, self.categories)
             anew = "" if heads else ", the heads anew for other or unnamed categories"
             self.weights = f"{self.options.checkpoint}{anew}"
-        state = self._as_recipe(layout.new_state(model.to(device)))
+        state = self._as_recipe(layout.load(model.to(device).state_dict()))
         broadcast_state(state, self.world)
         return state
 
     def _as_recipe(self, state: TrainState) -> TrainState:
         """With a moving average if the recipe keeps one, and with its loss scale unless the run had that before."""
-        if not self._before or _loss_scaling(self._before.options) != _loss_scaling(self._chosen()):
+        if not self._before or _loss_scaling(self._before.options) != _loss_scaling(self.options):
             state.loss_scale.fill_(self.recipe.loss_scale if self.amp == "fp16" else 1.0)
             state.finite_streak.zero_()
         if self.recipe.ema_decay and state.ema is None:
@@ -217,7 +215,6 @@ class RunPlan:
     def _validated(self) -> dict[int, float]:
         if not self.metrics_file or not self.first_step:
             return {}
-        require_log(self.metrics_file)
         records = read_records(self.metrics_file, "validation")
         return {record["step"]: record["AP"] for record in records if record["step"] <= self.first_step}
 

@@ -24,7 +24,7 @@ from ssd_graph.data.coco import load_split
 from ssd_graph.data.image_files import require_images
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.shapes import data_root
-from ssd_graph.files import require_writable
+from ssd_graph.files import require_output
 from ssd_graph.graph.step import TrainStep, device_default_boxes
 from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.feed import feed
@@ -50,7 +50,7 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
         SystemExit: with several processes, the exit code of one that failed.
     """
     clock_start = time.time()
-    kind = require_devices(options.devices, options.first_device + options.num_devices)
+    kind = require_devices(options.devices, options.num_devices, options.first_device)
     if options.num_devices > 1 and not (launched() or command):
         raise InputError(
             f"num_devices {options.num_devices}: each needs a process, which `python tools/train_graph.py "
@@ -64,12 +64,14 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
     resumed, notes = checkpoint_to_resume(options)
     if options.deterministic:
         deterministic_kernels()
+    else:
+        torch.backends.cudnn.benchmark = True  # shapes never change
     # Before the processes start, so that a cache in memory outlives those that are started again.
     remove_leftovers()
     skip_bad = options.on_bad_image == "skip"
     cache = open_cache(options.cache, training, workers=options.workers, skip_bad=skip_bad) if options.cache else None
-    if speaks() and options.mlperf_log:
-        require_writable(options.mlperf_log.parent, "--mlperf-log")
+    if speaks():
+        require_output(options.mlperf_log, "--mlperf-log")
     if speaks() and not options.performance:
         require_images(validation)
     if options.num_devices > 1 and not launched():
@@ -78,7 +80,7 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
         return
     with (
         joined_world(kind, options.first_device, exact=options.amp == "off") as (world, device),
-        advice_on_memory(options.recipe.batch_size),
+        advice_on_memory(options.recipe.batch_size, ", and --accumulate for the same number of images a step"),
     ):
         plan = RunPlan(options, kind, world, (training, validation), resumed)
         trainer = Trainer(plan, device, cache)

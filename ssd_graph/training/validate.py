@@ -55,10 +55,8 @@ class Validator:
 
     def detect(self, state: TrainState) -> DetectionRows:
         """Detections of the whole split, on every rank; every process must call it."""
-        return join_rows(self.world.gather(join_rows(list(self._detect_mine(state)))))
-
-    def _detect_mine(self, state: TrainState) -> Iterator[DetectionRows]:
-        return beside(self._found, self._outputs(state), self.workers)
+        mine = beside(self._found, self._outputs(state), self.workers)
+        return join_rows(self.world.gather(join_rows(list(mine))))
 
     def _outputs(self, state: TrainState) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...]]]:
         """Images of a batch and what the network says of them, on the host."""

@@ -18,13 +18,13 @@ def test_loss_and_gradients_are_those_of_the_step():
     torch.manual_seed(0)
     model = SSD300(model_config("ssd300-nano", 7)).train()
     layout = StateLayout.of(model)
-    parameters = layout.new_state(model).parameters.requires_grad_()
+    parameters = layout.load(model.state_dict()).parameters.requires_grad_()
     named, heads = layout.split_parameters(parameters, torch.float32)
     batch = make_batch(0)
     images = batch.images.permute(0, 3, 1, 2).float() / 255
     targets = match(batch.boxes, batch.labels, device_default_boxes("cpu"), torch.float32)
     ours = plain_loss(*model(images), targets)
-    theirs = multibox_loss(*functional_call(model, named, (images, heads)), targets).total
+    theirs = multibox_loss(*functional_call(model, named, (images, heads)), targets).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     ours.backward()
     theirs.backward()
@@ -42,5 +42,5 @@ def test_an_image_without_objects_adds_nothing():
     )
     boxes, logits = torch.randn(2, 4, 8732), torch.randn(2, 7, 8732)
     assert plain_loss(boxes, logits, targets).item() == pytest.approx(
-        multibox_loss(boxes, logits, targets).total.item(), rel=1e-6
+        multibox_loss(boxes, logits, targets).loss.item(), rel=1e-6
     )

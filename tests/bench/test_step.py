@@ -4,8 +4,6 @@ import argparse
 import itertools
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ import torch
 from ssd_graph.bench import step
 from ssd_graph.bench.step import matmul_tflops, train_flops_per_image
 from tests import REPOSITORY
+from tests.run import command
 
 
 def test_training_costs_what_the_reference_figures_say():
@@ -25,9 +24,10 @@ def test_a_matrix_product_has_a_speed():
 
 
 def test_the_command_measures_a_compiled_step_against_a_baseline():
-    (row,) = json.loads(_run("step", "--preset", "ssd300-nano", "--batch-size", "1", "--steps", "1", "--json", "-"))[
-        "rows"
-    ]
+    flags = ("--preset", "ssd300-nano", "--batch-size", 1, "--steps", 1, "--json", "-")
+    code, out, error = command("tools/bench.py", "step", *flags, cwd=REPOSITORY)
+    assert code == 0, error
+    (row,) = json.loads(out)["rows"]
     assert row["compiled"] > 0
     assert row["ratio"] == row["compiled"] / row["baseline"]
     assert row["of_matmul_peak"] > 0  # two clocks on a shared machine: the share can come out above 1
@@ -46,10 +46,3 @@ def test_what_does_not_fit_leaves_a_row_and_every_other_combination_is_measured(
     rows = step.table(step.run(args)).splitlines()[-4:]
     for row, (size, backend) in zip(rows, itertools.product((1, 2), ("eager", "aot_eager")), strict=True):
         assert re.fullmatch(rf"\| {size} \| off \| {backend} \| channels_last \|( - \|){{7}}", row)
-
-
-def _run(*flags):
-    command = [sys.executable, "tools/bench.py", *flags]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

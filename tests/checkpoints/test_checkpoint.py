@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint, load_trunk, save_checkpoint
-from ssd_graph.cli import InputError
 from ssd_graph.config import ModelConfig, model_config
 from ssd_graph.data.coco import Categories
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
+from tests.conftest import refusal
 
 CONFIG = model_config("ssd300-nano", 4)
 CATEGORIES = Categories((2, 5, 9), ("cat", "dog", "Ölkanne"))
@@ -21,7 +21,7 @@ def saved(path, seed=0, ema=False):
     torch.manual_seed(seed)
     model = SSD300(CONFIG)
     layout = StateLayout.of(model)
-    state = layout.new_state(model, loss_scale=128.0)
+    state = layout.load(model.state_dict(), loss_scale=128.0)
     state.momentum.normal_()
     state.num_skipped.fill_(3)
     state.skip_streak.fill_(2)
@@ -75,16 +75,8 @@ def test_behind_a_link_the_file_is_replaced_with_its_sum(tmp_path):
     assert load_checkpoint(link).sha256 == load_checkpoint(tmp_path / "a.pth").sha256 != before
 
 
-def message(call, *args):
-    with pytest.raises(InputError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
 def test_a_missing_file_is_named(tmp_path):
-    assert "nothing.pth" in message(load_checkpoint, tmp_path / "nothing.pth")
+    assert "nothing.pth" in refusal(load_checkpoint, tmp_path / "nothing.pth")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])
@@ -92,24 +84,24 @@ def test_a_truncated_file_is_called_damaged(tmp_path, keep):
     saved(tmp_path / "a.pth")
     content = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "b.pth").write_bytes(content[:keep])
-    assert "damaged" in message(load_checkpoint, tmp_path / "b.pth")
+    assert "damaged" in refusal(load_checkpoint, tmp_path / "b.pth")
 
 
 def test_a_foreign_file_is_named_by_what_it_holds(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "a.pth")
-    assert "'conv1.weight'); weights of a trunk go to training's --backbone" in message(
+    assert "'conv1.weight'); weights of a trunk go to training's --backbone" in refusal(
         load_checkpoint, tmp_path / "a.pth"
     )
     torch.save([1, 2], tmp_path / "b.pth")
-    assert "list" in message(load_checkpoint, tmp_path / "b.pth")
+    assert "list" in refusal(load_checkpoint, tmp_path / "b.pth")
     torch.save({"format": "ssd_graph"}, tmp_path / "c.pth")
-    assert "c.pth" in message(load_checkpoint, tmp_path / "c.pth")
+    assert "c.pth" in refusal(load_checkpoint, tmp_path / "c.pth")
 
 
 @pytest.mark.parametrize("schema", [2, 99])
 def test_another_schema_is_refused_with_the_version_that_wrote_it(tmp_path, schema):
     torch.save({"format": "ssd_graph", "schema": schema, "ssd_graph_version": "7.1"}, tmp_path / "a.pth")
-    assert "(ssd_graph 7.1), this version reads 3; use the ssd_graph that wrote it" in message(
+    assert "(ssd_graph 7.1), this version reads 3; use the ssd_graph that wrote it" in refusal(
         load_checkpoint, tmp_path / "a.pth"
     )
 
@@ -127,7 +119,7 @@ def test_a_file_that_is_not_what_its_sum_says_is_damaged(tmp_path):
     content = bytearray((tmp_path / "a.pth").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "a.pth").write_bytes(content)
-    assert "its SHA-256 is not the one in a.pth.sha256" in message(load_checkpoint, tmp_path / "a.pth")
+    assert "its SHA-256 is not the one in a.pth.sha256" in refusal(load_checkpoint, tmp_path / "a.pth")
 
 
 def edited(path, change):
@@ -178,7 +170,7 @@ NAME = "trunk.bn1.weight"
     ],
 )
 def test_entries_that_make_no_checkpoint_are_refused(tmp_path, change, words):
-    assert words in message(load_checkpoint, edited(tmp_path / "a.pth", change))
+    assert words in refusal(load_checkpoint, edited(tmp_path / "a.pth", change))
 
 
 def test_parameters_that_want_gradients_make_a_state_that_does_not(tmp_path):
@@ -198,7 +190,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, monkeypatch):
     torch.save({"format": "ssd_graph", "schema": 1, "model": Malicious()}, tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Malicious()))
     for name in ("a.pth", "b.pth"):
-        text = message(load_checkpoint, tmp_path / name)
+        text = refusal(load_checkpoint, tmp_path / name)
         assert "damaged or not a weights file" in text
         assert "weights_only" not in text  # torch advises to switch it off
     assert not (tmp_path / "executed").exists()
@@ -239,11 +231,11 @@ def test_a_wrong_trunk_file_is_refused_by_its_first_wrong_key(tmp_path, change, 
     torch.save(weights, tmp_path / "a.pth")
     trunk = SSD300(ModelConfig()).trunk
     before = trunk.conv1.weight.detach().clone()
-    assert words in message(load_trunk, tmp_path / "a.pth", trunk)
+    assert words in refusal(load_trunk, tmp_path / "a.pth", trunk)
     assert torch.equal(trunk.conv1.weight, before)
 
 
 def test_a_deeper_trunks_file_is_refused(tmp_path):
     torch.save(torchvision_weights(), tmp_path / "resnet34.pth")
     trunk = SSD300(model_config("ssd300-r18", 3)).trunk
-    assert "which this network has not" in message(load_trunk, tmp_path / "resnet34.pth", trunk)
+    assert "which this network has not" in refusal(load_trunk, tmp_path / "resnet34.pth", trunk)

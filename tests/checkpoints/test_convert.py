@@ -11,12 +11,11 @@ from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.data.coco80 import COCO80
 from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout
-from tests import REPOSITORY
 from tests.checkpoints.test_published import Malicious, network, require_equal, saved
 from tests.conftest import train_tiny
-from tests.test_commands import command, refused
+from tests.run import command_here, refused
 
-CONVERT = REPOSITORY / "tools" / "convert_checkpoint.py"
+CONVERT = "tools/convert_checkpoint.py"
 
 
 def read(path):
@@ -124,9 +123,9 @@ def test_coco80_is_what_cocos_annotations_list(shared):
 
 
 def test_the_command_converts_both_ways(asc_file, tmp_path):
-    code, out, error = command(CONVERT, asc_file, "--out", "ckpt.pth", cwd=tmp_path)
+    code, out, error = command_here(CONVERT, asc_file, "--out", "ckpt.pth", cwd=tmp_path)
     assert (code, out, error) == (0, "ckpt.pth: ssd300-nano with 81 classes\n", "")
-    code, _, error = command(CONVERT, "ckpt.pth", "--to", "asc", "--out", "back.pt", cwd=tmp_path)
+    code, _, error = command_here(CONVERT, "ckpt.pth", "--to", "asc", "--out", "back.pt", cwd=tmp_path)
     assert (code, error) == (0, "")
     require_equal(dict(read(asc_file)["model"]), read(tmp_path / "back.pt")["model"])
 

@@ -2,16 +2,16 @@
 
 import os
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ssd_graph.cli import InputError
-from ssd_graph.commands import eval_graph, train_graph
+from ssd_graph.commands import train_graph
 from ssd_graph.commands.seed_flags import translate
 from ssd_graph.config import RECIPES
+from tests.run import exit_code
 
 FULL_1P = """--data=D --num-workers=16 --lr=2.68e-3 --wd=0.0005 --epochs=90 --batch-size=32 --loss_scale=128
     --lr-decay-epochs 44 55 --device_id=0 --tag='train' --evaluation 40 50 55 60 65 70 75 80 85"""
@@ -83,12 +83,9 @@ def test_the_scripts_own_flags_are_taken():
 def test_the_seeds_evaluation_runs_on_the_processes_that_its_script_starts(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     words = shlex.split(EVAL_8P.format(rank=1))
-    monkeypatch.setattr(sys, "argv", ["eval_graph.py", *words])
     seen = []
     monkeypatch.setattr("ssd_graph.training.graph_eval.print_scores", seen.append)
-    with pytest.raises(SystemExit) as end:
-        eval_graph.main()
-    assert not end.value.code
+    assert not exit_code("tools/eval_graph.py", *words)
     assert (seen[0].checkpoint, seen[0].data, seen[0].num_devices, seen[0].workers) == (Path("C"), "D", 8, 16)
     assert os.environ["LOCAL_RANK"] == "1"
 
@@ -104,6 +101,12 @@ def test_the_seeds_evaluation_runs_on_the_processes_that_its_script_starts(monke
 def test_flags_that_the_seed_ignores_are_taken_and_named(flags):
     _, notes = run_of("--data D " + flags)
     assert flags.split()[0] in notes[-1] or flags.split()[0].replace("_", "-") in notes[-1]
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf"])
+def test_a_rate_that_is_no_number_is_refused_by_its_flag(rate):
+    with pytest.raises(InputError, match=f"--lr {rate}: give"):
+        run_of(f"--data_path=D --lr {rate}")
 
 
 def test_flags_that_only_we_have_stay_as_they_are():

@@ -1,11 +1,10 @@
 """What the training command makes of its flags before it trains."""
 
-import sys
-
 import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.commands import train_graph
+from tests.run import exit_code
 
 
 @pytest.fixture
@@ -15,11 +14,8 @@ def options(monkeypatch, tmp_path):
 
     def of(*flags):
         seen = []
-        monkeypatch.setattr(sys, "argv", ["train_graph.py", *map(str, flags)])
         monkeypatch.setattr("ssd_graph.training.train.train", lambda options, **_: seen.append(options))
-        with pytest.raises(SystemExit) as end:
-            train_graph.main()
-        assert not end.value.code
+        assert not exit_code("tools/train_graph.py", *flags)
         return seen[0]
 
     return of
@@ -58,10 +54,7 @@ def test_endless_epochs_have_no_regular_validations():
         train_graph.options_of({"epochs": float("inf"), "validate_every": 1.0})
 
 
-def test_scoring_says_which_of_the_seeds_flags_change_nothing(monkeypatch, capsys, tmp_path):
-    flags = ("--eval-only", "--checkpoint", "a.pth", "--nhwc", "1", "--cpus", "1")
-    monkeypatch.setattr(sys, "argv", ["train_graph.py", *flags])
+def test_scoring_says_which_of_the_seeds_flags_change_nothing(monkeypatch, capsys):
     monkeypatch.setattr("ssd_graph.training.graph_eval.print_scores", lambda options: None)
-    with pytest.raises(SystemExit):
-        train_graph.main()
+    exit_code("tools/train_graph.py", "--eval-only", "--checkpoint", "a.pth", "--nhwc", 1, "--cpus", 1)
     assert "these change nothing here: --nhwc" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ssd_graph.cli import InputError
+from ssd_graph.compilers import backend
 from ssd_graph.compilers.backend import (
     BACKENDS,
     DEVICES,
@@ -47,6 +48,21 @@ print([name for name in sys.modules if name.startswith("torch._dynamo")])
 def test_a_gpu_that_is_not_there_is_refused_with_the_way_out():
     with pytest.raises(InputError, match=r"no GPU is visible on this machine; use --cpus 1"):
         require_devices("gpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "told"),
+    [
+        (3, 0, "--gpus 3: this machine shows 2; give --gpus 2"),
+        (1, 2, "--gpus 1 --device-id 2: this machine shows 2; give --gpus 1 --device-id 1"),
+        (2, 1, "--gpus 2 --device-id 1: this machine shows 2; give --gpus 2"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_flags_that_fit(monkeypatch, count, first, told):
+    monkeypatch.setattr(backend, "_count_gpus", lambda: 2)
+    with pytest.raises(InputError, match=f"^{told}$"):
+        require_devices("gpu", count, first)
+    assert require_devices("gpu", 1, 1).type == "cuda"
 
 
 def test_zero_devices_are_refused():
@@ -151,7 +167,8 @@ def test_triton_without_pythons_headers_is_refused_in_one_line(monkeypatch, tmp_
     ],
 )
 def test_a_lack_of_memory_names_the_flag(error):
-    with pytest.raises(InputError, match="give less than --batch-size 128, and --accumulate"), advice_on_memory(128):
+    told = r"not enough memory \(.+\); give less than --batch-size 128, and more"
+    with pytest.raises(InputError, match=told), advice_on_memory(128, ", and more"):
         raise error
 
 

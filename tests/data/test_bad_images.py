@@ -15,6 +15,7 @@ from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode, decode_part, preprocess
 from ssd_graph.data.loader import Batch, Loader
+from tests.data.test_loader import assert_same
 
 
 def rewrite(path, change):
@@ -52,23 +53,7 @@ BAD = {
     "of another size": lambda path: rewrite(path, lambda image, path: image.crop((0, 0, 90, 90)).save(path, "JPEG")),
     "turned": lambda path: rewrite(path, lambda i, path: i.crop((0, 0, 99, 80)).transpose(4).save(path, "JPEG")),
     "a bomb": lambda path: with_header_size(path, 20_000, 20_000),
-    "a bomb in PNG": lambda path: path.write_bytes(png_header(20_000)),
 }
-
-
-def png_header(side):
-    """A PNG that says it is large; Pillow refuses it before it looks at pixels."""
-    import struct
-    import zlib
-
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-@pytest.fixture
-def coco(tiny_coco, tmp_path):
-    """A copy whose files may be damaged."""
-    return shutil.copytree(tiny_coco, tmp_path / "coco")
 
 
 def batches(split, count, *, first_step=0, batch_size=4, **options):
@@ -76,16 +61,9 @@ def batches(split, count, *, first_step=0, batch_size=4, **options):
     return loader, list(islice(loader.batches(first_step), count))
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected) > 0
-    for batch, other in zip(found, expected, strict=True):
-        for name, field, other_field in zip(batch._fields, batch, other, strict=True):
-            np.testing.assert_array_equal(field, other_field, err_msg=name)
-
-
 @pytest.mark.parametrize("kind", READABLE)
-def test_an_unusual_image_is_read_as_pillow_reads_it(coco, kind):
-    split = load_split(coco, "train")
+def test_an_unusual_image_is_read_as_pillow_reads_it(own_coco, kind):
+    split = load_split(own_coco, "train")
     READABLE[kind](split.path(2))
     expected = np.asarray(decode(split.path(2)))
     np.testing.assert_array_equal(decode_part(split.path(2), split.size(2), 50), expected[:50])
@@ -93,8 +71,8 @@ def test_an_unusual_image_is_read_as_pillow_reads_it(coco, kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_image_is_refused_by_name(coco, kind):
-    split = load_split(coco, "train")
+def test_a_bad_image_is_refused_by_name(own_coco, kind):
+    split = load_split(own_coco, "train")
     BAD[kind](split.path(2))
     with pytest.raises(InputError, match=r"cannot decode .*; replace the file or leave it out") as error:
         batches(split, len(split) // 4 + 1, workers=0)
@@ -103,8 +81,8 @@ def test_a_bad_image_is_refused_by_name(coco, kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_image_can_be_passed_over(coco, capsys, kind):
-    split = load_split(coco, "train")
+def test_a_bad_image_can_be_passed_over(own_coco, capsys, kind):
+    split = load_split(own_coco, "train")
     BAD[kind](split.path(2))
     loader, found = batches(split, 2 * len(split) // 4, workers=0, on_bad_image="skip")
     assert loader.num_skipped == 2
@@ -114,16 +92,16 @@ def test_a_bad_image_can_be_passed_over(coco, capsys, kind):
     assert all((batch.labels[:, 0] > 0).all() for batch in found)
 
 
-def test_a_bomb_that_the_annotations_know_of_is_refused_too(coco):
-    split = load_split(coco, "train")
+def test_a_bomb_that_the_annotations_know_of_is_refused_too(own_coco):
+    split = load_split(own_coco, "train")
     with_header_size(split.path(2), 20_000, 20_000)
     split.sizes[2] = 20_000
     with pytest.raises(InputError, match="decompression bomb"):
         decode_part(split.path(2), split.size(2), 20_000)
 
 
-def test_the_next_image_stands_for_a_bad_one(coco):
-    split = load_split(coco, "train")
+def test_the_next_image_stands_for_a_bad_one(own_coco):
+    split = load_split(own_coco, "train")
     expected = preprocess(decode(split.path(3)))
     split.path(2).unlink()
     loader = Loader(split, len(split), NO_AUGMENT, workers=0, on_bad_image="skip")
@@ -135,15 +113,15 @@ def test_the_next_image_stands_for_a_bad_one(coco):
     assert batch.labels[slot].tolist() == [*labels.tolist(), *[0] * (batch.labels.shape[1] - len(labels))]
 
 
-def test_the_first_image_stands_for_a_bad_last_one(coco):
-    split = load_split(coco, "train")
+def test_the_first_image_stands_for_a_bad_last_one(own_coco):
+    split = load_split(own_coco, "train")
     split.path(len(split) - 1).unlink()
     loader, _ = batches(split, len(split) // 4 + 1, workers=0, on_bad_image="skip")
     assert loader.num_skipped >= 1
 
 
-def test_substitutes_depend_on_neither_workers_nor_ranks_nor_the_first_step(coco):
-    split = load_split(coco, "train")
+def test_substitutes_depend_on_neither_workers_nor_ranks_nor_the_first_step(own_coco):
+    split = load_split(own_coco, "train")
     for i in (2, 3, 9):
         split.path(i).unlink()
     alone, expected = batches(split, 6, workers=0, on_bad_image="skip")
@@ -162,15 +140,15 @@ def test_substitutes_depend_on_neither_workers_nor_ranks_nor_the_first_step(coco
     assert sum(loader.num_skipped for loader, _ in ranks) == alone.num_skipped
 
 
-def test_a_lost_folder_is_an_error_even_if_bad_images_are_passed_over(coco):
-    split = load_split(coco, "train")
+def test_a_lost_folder_is_an_error_even_if_bad_images_are_passed_over(own_coco):
+    split = load_split(own_coco, "train")
     shutil.rmtree(split.image_dir)
     with pytest.raises(InputError, match="cannot decode"):
         batches(split, 1, on_bad_image="skip")
 
 
-def test_a_cache_passes_over_the_same_images(coco, tmp_path):
-    split = load_split(coco, "train")
+def test_a_cache_passes_over_the_same_images(own_coco, tmp_path):
+    split = load_split(own_coco, "train")
     BAD["truncated"](split.path(2))
     split.path(5).unlink()
     _, expected = batches(split, 6, workers=0, on_bad_image="skip")

@@ -10,6 +10,7 @@ from ssd_graph.data.check.folder import check_folder, write_cleaned
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.file_names import local_names
 from ssd_graph.data.image_files import require_images
+from tests.conftest import edit_annotations
 
 
 @pytest.fixture
@@ -50,68 +51,55 @@ def test_names_that_end_alike_mean_no_file(folder):
     assert local_names(folder, ["b.jpg", "y/b.jpg"]) == ["b.jpg", "y/b.jpg"]
 
 
-@pytest.fixture
-def data(tiny_coco, tmp_path):
-    return shutil.copytree(tiny_coco, tmp_path / "coco")
-
-
-def rewrite(data, change, split="val"):
-    """Change a split's file."""
-    file = data / "annotations" / f"instances_{split}2017.json"
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize("prefix", ["val2017\\", "val2017/", "/data/", "https://host/", "../"])
-def test_a_split_with_such_names_is_the_split(data, tiny_coco, tmp_path, capsys, prefix):
+def test_a_split_with_such_names_is_the_split(own_coco, tiny_coco, tmp_path, capsys, prefix):
     def change(content):
         for image in content["images"]:
             image["file_name"] = prefix + image["file_name"]
 
-    rewrite(data, change)
-    split = load_split(data, "val")
+    edit_annotations(own_coco, change, "val")
+    split = load_split(own_coco, "val")
     require_images(split)
     assert split.fingerprint == load_split(tiny_coco, "val").fingerprint
-    (check,) = check_folder(data, ["val"])
+    (check,) = check_folder(own_coco, ["val"])
     assert [(q.kind.name, q.count) for q in check.problems] == [("file name with a folder that is not there", 6)]
-    write_cleaned(check, data / "annotations" / "instances_val2017.json.new")
-    (data / "annotations" / "instances_val2017.json.new").replace(data / "annotations" / "instances_val2017.json")
-    assert check_folder(data, ["val"])[0].problems == []
+    write_cleaned(check, own_coco / "new.json")
+    (own_coco / "new.json").replace(own_coco / "annotations" / "instances_val2017.json")
+    assert check_folder(own_coco, ["val"])[0].problems == []
 
 
-def test_a_name_outside_the_folder_that_means_no_file_is_refused(data):
-    rewrite(data, lambda content: content["images"][0].update(file_name="/etc/passwd"))
+def test_a_name_outside_the_folder_that_means_no_file_is_refused(own_coco):
+    edit_annotations(own_coco, lambda content: content["images"][0].update(file_name="/etc/passwd"), "val")
     with pytest.raises(InputError, match="file_name '/etc/passwd' leaves the image folder"):
-        load_split(data, "val")
+        load_split(own_coco, "val")
 
 
-def test_sizes_that_are_missing_are_filled_in_from_the_files(data, tiny_coco):
+def test_sizes_that_are_missing_are_filled_in_from_the_files(own_coco, tiny_coco):
     def change(content):
         del content["images"][0]["width"]
         content["images"][1]["height"] = 0
         content["images"][2].update(width=None, height="tall")
 
-    rewrite(data, change)
+    edit_annotations(own_coco, change, "val")
     with pytest.raises(InputError):
-        load_split(data, "val")
-    (check,) = check_folder(data, ["val"])
+        load_split(own_coco, "val")
+    (check,) = check_folder(own_coco, ["val"])
     assert [(q.kind.name, q.count) for q in check.problems] == [("image without width or height", 3)]
-    write_cleaned(check, data / "fixed.json")
-    shutil.move(data / "fixed.json", data / "annotations" / "instances_val2017.json")
-    assert load_split(data, "val").fingerprint == load_split(tiny_coco, "val").fingerprint
+    write_cleaned(check, own_coco / "fixed.json")
+    shutil.move(own_coco / "fixed.json", own_coco / "annotations" / "instances_val2017.json")
+    assert load_split(own_coco, "val").fingerprint == load_split(tiny_coco, "val").fingerprint
 
 
-def test_boxes_in_shares_of_the_image_are_refused_and_found(data):
+def test_boxes_in_shares_of_the_image_are_refused_and_found(own_coco):
     def change(content):
         sizes = {i["id"]: (i["width"], i["height"]) * 2 for i in content["images"]}
         for a in content["annotations"]:
             a["bbox"] = [v / s for v, s in zip(a["bbox"], sizes[a["image_id"]], strict=True)]
 
-    rewrite(data, change)
+    edit_annotations(own_coco, change, "val")
     with pytest.raises(InputError, match="no box larger than a pixel; bbox is left, top, width and height in pixels"):
-        load_split(data, "val")
-    (check,) = check_folder(data, ["val"])
+        load_split(own_coco, "val")
+    (check,) = check_folder(own_coco, ["val"])
     assert [q.kind.name for q in check.problems] == ["no box larger than a pixel: shares of the image?"]
 
 

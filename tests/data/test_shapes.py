@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd_graph.cli import InputError
 from ssd_graph.data import shapes
 from ssd_graph.data.coco import load_split
 
@@ -135,9 +136,12 @@ def test_the_cached_folder_is_made_once(small_cache, capsys):
 
 def test_a_failed_attempt_leaves_nothing_behind(small_cache, monkeypatch):
     monkeypatch.setattr(shapes, "NUM_IMAGES", {"train": 1, "no/folder": 1})
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"cannot write .*: No such file or directory; set SSD_GRAPH_CACHE"):
         shapes.shapes_root()
     assert list(small_cache.iterdir()) == []
+    monkeypatch.setenv("SSD_GRAPH_CACHE", "/proc/none")
+    with pytest.raises(InputError, match="cannot write /proc/none"):
+        shapes.shapes_root()
 
 
 def test_callers_that_race_get_the_same_folder(small_cache):

@@ -12,7 +12,6 @@ from PIL import Image
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.checkpoints.convert import export_published
-from ssd_graph.config import EvalConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
 from ssd_graph.graph.default_boxes import default_boxes
@@ -31,7 +30,7 @@ def make_material(folder: str) -> None:
     shutil.copyfile(root / "run" / "last.pth", root / "last.pth")
     checkpoint = load_checkpoint(root / "last.pth")
     for name, options in (("model.onnx", ExportOptions()), ("raw.onnx", ExportOptions(raw=True, batch=1))):
-        export_onnx(checkpoint, root / name, sample_images(None, 1), EvalConfig(), options)
+        export_onnx(checkpoint, root / name, sample_images(None, 1), options)
     for layout in ("asc", "ref"):
         export_published(root / "last.pth", root / f"{layout}.pt", layout)
         # torch.load reads both containers; only this one lies in a zip.

@@ -2,21 +2,19 @@
 
 import json
 import re
-import sys
 from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
-from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from ssd_graph.bench.step import train_flops_per_image
 from ssd_graph.cli import InputError
-from ssd_graph.commands import lower_gpu
 from ssd_graph.compilers.backend import keep_addresses
 from ssd_graph.gpu import stand_in
 from ssd_graph.gpu.lower import lower, lower_step
+from tests.run import exit_code
 
 pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
 
@@ -24,13 +22,6 @@ pytest.importorskip("triton", reason="inductor writes GPU kernels with Triton")
 @pytest.fixture(scope="module")
 def step():
     return lower_step("ssd300-nano", 2, "bf16", world_size=2)
-
-
-@pytest.fixture
-def fakes():
-    """Makes fake tensors."""
-    with FakeTensorMode():
-        yield torch.empty
 
 
 def test_nothing_of_the_step_comes_from_the_host_and_it_can_be_a_cuda_graph(step):
@@ -152,9 +143,7 @@ def test_the_command_prints_a_table_or_an_object(step, tmp_path, capsys):
             (["--json", "-"], "{"),
             (["-b", "2", "--plain", "--json", str(tmp_path / "a.json")], "compiled for"),
         ):
-            with patch.object(sys, "argv", ["lower_gpu.py", *flags]), pytest.raises(SystemExit) as ended:
-                lower_gpu.main()
-            assert ended.value.code == 0
+            assert exit_code("tools/lower_gpu.py", *flags) == 0
             assert capsys.readouterr().out.startswith(text)
     assert asked[0][-1]
     assert asked[1] == ("ssd300-r34", 2, "bf16", 1, torch.channels_last, False)
@@ -167,13 +156,9 @@ def test_the_command_prints_a_table_or_an_object(step, tmp_path, capsys):
 
 def test_the_command_writes_the_code_and_assembles_it(fakes, tmp_path, capsys):
     small = lower(lambda x: x.relu(), (fakes(300),), 1)
-    flags = ["lower_gpu.py", "--assemble", "--out", str(tmp_path / "code.py"), "--json", str(tmp_path / "a.json")]
-    with (
-        patch("ssd_graph.gpu.lower.lower_step", lambda *args, mended: small),
-        patch.object(sys, "argv", flags),
-        pytest.raises(SystemExit),
-    ):
-        lower_gpu.main()
+    flags = ("--assemble", "--out", tmp_path / "code.py", "--json", tmp_path / "a.json")
+    with patch("ssd_graph.gpu.lower.lower_step", lambda *args, mended: small):
+        exit_code("tools/lower_gpu.py", *flags)
     assert "machine code    1 different kernels" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["machine_code"]["kernels"] == 1
     assert "triton.jit" in (tmp_path / "code.py").read_text()

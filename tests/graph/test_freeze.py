@@ -40,4 +40,4 @@ def test_frozen_layers_normalise_as_in_evaluation():
     metrics = step(state._replace(parameters=state.parameters.clone()), batch, DEFAULTS, torch.tensor(0.0))
     regression, logits = Predict(CONFIG)(state.parameters, state.bn_statistics, batch.images)
     targets = match(batch.boxes, batch.labels, DEFAULTS, torch.float32)
-    torch.testing.assert_close(metrics.loss, multibox_loss(regression, logits, targets).total)
+    torch.testing.assert_close(metrics.loss, multibox_loss(regression, logits, targets).loss)

@@ -33,7 +33,7 @@ def test_loss_and_gradients_equal_the_reference(num_positive):
     regression, logits, boxes, labels, targets = case(num_positive)
     ours = [regression.clone().requires_grad_(), logits.clone().requires_grad_()]
     theirs = [regression.clone().requires_grad_(), logits.clone().requires_grad_()]
-    loss = multibox_loss(*ours, targets).total
+    loss = multibox_loss(*ours, targets).loss
     expected = reference.loss(*theirs, boxes, labels, DEFAULTS)
     assert abs((loss - expected).item()) < 1e-12 * max(1.0, expected.item())
     for a, b in zip(torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs), strict=True):
@@ -45,20 +45,20 @@ def test_positives_share_the_places_that_no_negative_is_left_for():
     regression, logits, _, labels, targets = case([2500])
     entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = (entropy.sum() + entropy[labels > 0].sum() * 1268 / 2500) / 2500
-    assert float(multibox_loss(regression, logits, targets).classification) == pytest.approx(float(expected), rel=1e-12)
+    assert float(multibox_loss(regression, logits, targets).class_loss) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_an_image_without_positives_adds_nothing_but_counts_in_the_mean():
     regression, logits, _, _, targets = case([30, 0])
     both = multibox_loss(regression, logits, targets)
     alone = multibox_loss(regression[:1], logits[:1], Targets(targets.boxes[:1], targets.labels[:1]))
-    assert float(both.total) == pytest.approx(float(alone.total) / 2, rel=1e-14)
+    assert float(both.loss) == pytest.approx(float(alone.loss) / 2, rel=1e-14)
 
 
 def test_a_batch_without_any_positive_has_loss_and_gradient_zero():
     regression, logits, _, _, targets = case([0])
     logits.requires_grad_()
-    loss = multibox_loss(regression, logits, targets).total
+    loss = multibox_loss(regression, logits, targets).loss
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, logits)[0].any()
 
@@ -105,6 +105,6 @@ def test_loss_of_untrained_logits_is_log_c_for_each_counted_anchor():
     labels = torch.zeros(1, A, dtype=torch.int64)
     labels[0, 17] = 4
     losses = multibox_loss(torch.zeros(1, 4, A), torch.zeros(1, 81, A), Targets(torch.zeros(1, 4, A), labels))
-    assert float(losses.classification) == pytest.approx(4 * 4.394449, rel=1e-6)
-    assert float(losses.box) == 0
+    assert float(losses.class_loss) == pytest.approx(4 * 4.394449, rel=1e-6)
+    assert float(losses.box_loss) == 0
     assert float(losses.num_positive) == 1

@@ -7,7 +7,7 @@ from torch import nn
 from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, ModelConfig, model_config
 from ssd_graph.graph.model import SSD300, refit_heads
-from tests.reference import TorchvisionStyleSSD
+from tests import reference
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_r34_costs_15_862_gmac_an_image():
 def test_outputs_equal_a_plain_network_with_the_same_weights():
     torch.manual_seed(1)
     config = model_config("ssd300-nano", 7)
-    ours, plain = SSD300(config).eval(), TorchvisionStyleSSD(config).eval()
-    plain.load_ours(ours.state_dict())
+    ours, plain = SSD300(config).eval(), reference.network(config).eval()
+    reference.load_ours(plain, ours.state_dict())
     images = torch.randn(2, 3, 300, 300)
     with torch.no_grad():
         for a, b in zip(ours(images), plain(images), strict=True):
@@ -101,8 +101,8 @@ def test_trunk_names_are_torchvisions(r34):
 def test_training_mode_replaces_statistics_by_the_batchs_as_pytorchs_momentum_of_one_does():
     torch.manual_seed(3)
     config = model_config("ssd300-nano", 4)
-    ours, plain = SSD300(config).train(), TorchvisionStyleSSD(config).train()
-    names = plain.load_ours(ours.state_dict())
+    ours, plain = SSD300(config).train(), reference.network(config).train()
+    names = reference.load_ours(plain, ours.state_dict())
     for module in plain.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0

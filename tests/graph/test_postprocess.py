@@ -35,10 +35,10 @@ def plain_detections(regression, logits):
     return sorted(found, key=lambda d: -d[0])[:200]
 
 
-def random_outputs(seed, spread):
+def random_outputs(seed, spread, num_images=1):
     rng = np.random.default_rng(seed)
-    regression = rng.normal(0, 1, (1, 4, 8732)).astype(np.float32)
-    logits = rng.normal(0, 1, (1, len(IDS) + 1, 8732)).astype(np.float32)
+    regression = rng.normal(0, 1, (num_images, 4, 8732)).astype(np.float32)
+    logits = rng.normal(0, 1, (num_images, len(IDS) + 1, 8732)).astype(np.float32)
     logits[:, 0] += spread
     return regression, logits
 

@@ -15,7 +15,7 @@ def nano():
 def test_state_dict_returns_the_models_own_tensors():
     model = nano()
     layout = StateLayout.of(model)
-    named = layout.state_dict(layout.new_state(model))
+    named = layout.state_dict(layout.load(model.state_dict()))
     assert set(named) == set(model.state_dict())
     for name, tensor in model.state_dict().items():
         assert torch.equal(named[name], tensor)
@@ -24,7 +24,7 @@ def test_state_dict_returns_the_models_own_tensors():
 def test_state_dict_is_a_view_of_the_flat_vector():
     model = nano()
     layout = StateLayout.of(model)
-    state = layout.new_state(model)
+    state = layout.load(model.state_dict())
     state.parameters.fill_(3.0)
     assert all(bool((t == 3).all()) for n, t in layout.state_dict(state).items() if "running" not in n)
 
@@ -39,7 +39,7 @@ def test_order_is_weights_then_biases_then_norms():
 
 def test_only_convolutions_are_cast_to_low_precision():
     layout = StateLayout.of(nano())
-    named = layout.split_parameters(layout.new_state(nano()).parameters, torch.bfloat16).named
+    named = layout.split_parameters(layout.load(nano().state_dict()).parameters, torch.bfloat16).named
     low = {n for n, t in named.items() if t.dtype == torch.bfloat16}
     assert "trunk.conv1.weight" in low
     assert "box_head.0.bias" in low

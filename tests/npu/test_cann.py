@@ -11,7 +11,7 @@ from ssd_graph.npu.engine.facts import shipped_facts
 from ssd_graph.npu.engine.graph import TypedGraph
 from tests import REPOSITORY
 from tests.npu.test_engine import definition
-from tests.test_commands import command_here
+from tests.run import command_here
 
 TABLES = "opp/built-in/op_impl/ai_core/tbe/config/ascend910b"
 HOST = "opp/built-in/op_impl/aicpu/aicpu_kernel/config/aicpu_kernel.json"

@@ -50,9 +50,9 @@ def cast_to(number, reader):
     return plant
 
 
-def numbers(kind, name, values, field="i"):
+def numbers(kind, name, values, field="i", number=0):
     def plant(graph):
-        attribute = first(graph, kind).attr[name].list
+        attribute = first(graph, kind, number).attr[name].list
         attribute.ClearField("i")
         getattr(attribute, field).extend(values)
 

@@ -56,8 +56,8 @@ def typed(soc, *how):
     return TypedGraph(definition(soc, *how), soc, shipped_facts(), {})
 
 
-def first(graph, kind):
-    return next(node for node in graph.op if node.type == kind)
+def first(graph, kind, number=0):
+    return [node for node in graph.op if node.type == kind][number]
 
 
 @pytest.mark.parametrize("soc", SOCS)

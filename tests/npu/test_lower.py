@@ -1,8 +1,6 @@
 """The step and the inference graph lower to one GE graph each by torchair's compiler; nothing runs on an NPU."""
 
 import json
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +14,7 @@ from ssd_graph.npu import stand_in
 from ssd_graph.npu.capture import SOC_NAMES, capture
 from ssd_graph.npu.lower import lower, lower_predict, lower_step
 from tests import REPOSITORY
-
-TOOL = REPOSITORY / "tools" / "lower_npu.py"
+from tests.run import command
 
 SOCS = tuple(SOC_NAMES)
 
@@ -229,15 +226,10 @@ def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
 
 
 def test_the_command_prints_one_json_object_and_succeeds(tmp_path):
-    result = subprocess.run(
-        [sys.executable, TOOL, "--preset", "ssd300-nano", "--batch-size", "1", "--graph", "predict"]
-        + ["--json", "-", "--out", tmp_path / "graph.txt"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    numbers = json.loads(result.stdout)
+    flags = ("--preset", "ssd300-nano", "--batch-size", 1, "--graph", "predict", "--json", "-", "--out", "graph.txt")
+    code, out, error = command("tools/lower_npu.py", *flags, cwd=tmp_path)
+    assert code == 0, error
+    numbers = json.loads(out)
     assert numbers["graphs"] == 1
     assert numbers["unsupported"] == numbers["collectives"] == []
     assert numbers["compute_ops"] < sum(numbers["ge_ops"].values())

@@ -23,6 +23,8 @@ from ssd_graph.npu.replay import replay, replay_outputs
 from ssd_graph.npu.stand_in import load_stand_in
 from ssd_graph.npu.statistics import Lowering
 from tests.graph.test_step import make_batch
+from tests.npu.test_check import numbers, value
+from tests.npu.test_engine import first
 from tests.npu.test_lower import assert_lowers
 from tests.step_errors import clone, error, start, worst_errors
 
@@ -157,8 +159,8 @@ def test_a_skipped_step_leaves_the_state_untouched_where_pieces_are_views(soc):
     counters = {nano.positions[name] for name in ("num_skipped", "skip_streak", "loss_scale")}
 
     def changed(graph):
-        for tensor, value in zip(inputs, begin, strict=True):
-            tensor.copy_(value)
+        for tensor, before in zip(inputs, begin, strict=True):
+            tensor.copy_(before)
         replay(soc)(graph, inputs)
         assert inputs[nano.positions["num_skipped"]] == begin[nano.positions["num_skipped"]] + 1
         names = {position: name for name, position in nano.positions.items()}
@@ -229,21 +231,6 @@ def planted(case, soc, plant):
     return CapturedGraph(case.graph.module, {soc: GeGraph(concrete)})
 
 
-def first(graph, kind, number=0):
-    return [operation for operation in graph.op if operation.type == kind][number]
-
-
-def set_attribute(kind, name, field, value, number=0):
-    return lambda graph: setattr(first(graph, kind, number).attr[name], field, value)
-
-
-def set_elements(kind, name, values, number=0):
-    def plant(graph):
-        first(graph, kind, number).attr[name].list.i[:] = values
-
-    return plant
-
-
 def set_constant(kind, position, value, number=0):
     """Overwrite the constant that a node has as an input."""
 
@@ -277,8 +264,8 @@ def swap_sums(graph):
 
 def dilate(graph):
     """A dilation of two with one more pixel around, which keeps the shape."""
-    set_elements("Conv2D", "dilations", [1, 1, 2, 2], 1)(graph)
-    set_elements("Conv2D", "pads", [2, 2, 2, 2], 1)(graph)
+    numbers("Conv2D", "dilations", [1, 1, 2, 2], number=1)(graph)
+    numbers("Conv2D", "pads", [2, 2, 2, 2], number=1)(graph)
 
 
 def wider_window(graph):
@@ -289,17 +276,17 @@ def wider_window(graph):
 
 PLANTS = {
     "dilation": dilate,
-    "shifted padding": set_elements("Conv2D", "pads", [2, 0, 1, 1], 1),
+    "shifted padding": numbers("Conv2D", "pads", [2, 0, 1, 1], number=1),
     # The last one, in the first stage: the heads on the smallest maps may have no gradient at all.
-    "padding of a gradient": set_elements("Conv2DBackpropInput", "pads", [0, 2, 1, 1], -1),
+    "padding of a gradient": numbers("Conv2DBackpropInput", "pads", [0, 2, 1, 1], number=-1),
     "swapped sums": swap_sums,
-    "epsilon": lambda graph: set_attribute(norm(graph), "epsilon", "f", 1e-3)(graph),
+    "epsilon": lambda graph: value(norm(graph), "epsilon", "f", 1e-3)(graph),
     "swapped statistics": swap_batch_norm_outputs,
     "axis of a sum": set_constant("ReduceSum", 1, 2),
     "upper bound": set_constant("ClipByValueV2", 2, 128.0),
-    "axis of the softmax": set_elements("LogSoftmaxGrad", "axis", [2]),
+    "axis of the softmax": numbers("LogSoftmaxGrad", "axis", [2]),
     "window of a pooling's gradient": wider_window,
-    "ascending order": set_attribute("Sort", "descending", "b", False),
+    "ascending order": value("Sort", "descending", "b", False),
 }
 
 

@@ -222,7 +222,7 @@ def detect(detector: OnnxDetector, run: Run, images: np.ndarray) -> tuple[np.nda
     outputs = tuple(run(fed))
     took = (time.perf_counter() - start) * 1e3
     if detector.is_raw:
-        outputs = raw.detections(outputs[0], outputs[1], detector.categories.ids, detector._config)
+        outputs = raw.detections(outputs[0], outputs[1], detector.categories.ids, detector.config)
     num, boxes, scores, labels = (np.asarray(output)[0] for output in outputs)
     table = np.concatenate([boxes, scores[:, None], labels[:, None]], 1, dtype=np.float64)[: int(num)]
     return table[table[:, 4] >= _LEAST], took

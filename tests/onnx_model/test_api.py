@@ -26,11 +26,6 @@ DETECT, FOLDER, OPENCV, COCO, TRAIN = python_blocks(REPOSITORY / "docs" / "pytho
 
 
 @pytest.fixture(scope="module")
-def detector(trained):
-    return Detector(str(trained / "model.onnx"), threads=1)
-
-
-@pytest.fixture(scope="module")
 def files(tiny_coco):
     return sorted((tiny_coco / "val2017").iterdir())
 

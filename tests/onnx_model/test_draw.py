@@ -76,6 +76,7 @@ def test_captions_have_a_contrast_of_at_least_four():
 def test_names_in_any_language_are_drawn_or_it_is_said_that_no_font_has_them(monkeypatch, capsys):
     """A font of the tests' own machine stands for those of a user's."""
     say_once.cache_clear()
+    draw._font_for.cache_clear()
     monkeypatch.setattr(draw, "_WIDE_FONTS", ("no such font.ttc",))
     image, box = Image.new("RGB", (200, 160), GREY), np.array([[50.0, 60, 150, 140]])
     draw_detections(image, box, ["cat 0.9"], [0])

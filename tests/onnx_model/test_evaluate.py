@@ -12,8 +12,6 @@ from PIL import ExifTags, Image
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.config import EvalConfig
-from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
@@ -24,16 +22,11 @@ from ssd_graph.training.metrics import read_records
 
 
 @pytest.fixture(scope="module")
-def split(tiny_coco):
-    return load_split(tiny_coco, "val")
-
-
-@pytest.fixture(scope="module")
 def raw_model(trained, tmp_path_factory):
     """The raw form of `trained`'s model, of batches of four."""
     path = tmp_path_factory.mktemp("raw") / "raw.onnx"
     options = ExportOptions(raw=True, batch=4)
-    export_onnx(load_checkpoint(trained / "last.pth"), path, sample_images(None, 1), EvalConfig(), options)
+    export_onnx(load_checkpoint(trained / "last.pth"), path, sample_images(None, 1), options)
     return path
 
 

@@ -14,7 +14,6 @@ import torch
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.config import EvalConfig
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 from ssd_graph.onnx_model.raw import network_input
@@ -24,17 +23,12 @@ from tests.scoring.agreement import largest_difference
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-    return onnx.load(trained / "model.onnx")
-
-
-@pytest.fixture(scope="module")
 def checkpoint(trained):
     return load_checkpoint(trained / "last.pth")
 
 
 def export(checkpoint, path, calibration=None, **options):
-    return export_onnx(checkpoint, path, sample_images(None, 2), EvalConfig(), ExportOptions(**options), calibration)
+    return export_onnx(checkpoint, path, sample_images(None, 2), ExportOptions(**options), calibration)
 
 
 def signature(values):
@@ -88,7 +82,7 @@ def test_no_local_path_or_source_line_is_inside(trained):
 
 
 def test_exporting_twice_gives_the_same_bytes(trained, checkpoint, tmp_path):
-    export_onnx(checkpoint, tmp_path / "again.onnx", sample_images(None, 1), EvalConfig())
+    export_onnx(checkpoint, tmp_path / "again.onnx", sample_images(None, 1))
     assert (tmp_path / "again.onnx").read_bytes() == (trained / "model.onnx").read_bytes()
 
 
@@ -123,7 +117,7 @@ def test_the_raw_form_is_the_seeds_interface_and_gives_torchs_outputs(checkpoint
     }
     images = sample_images(None, 3)
     with torch.no_grad():
-        expected = TorchDetector(checkpoint, EvalConfig()).predict(torch.from_numpy(images))
+        expected = TorchDetector(checkpoint).predict(torch.from_numpy(images))
     session = onnxruntime.InferenceSession(tmp_path / "raw.onnx", providers=["CPUExecutionProvider"])
     for e, f in zip(expected, session.run(None, {"image": network_input(images)}), strict=True):
         np.testing.assert_allclose(f, e.numpy(), rtol=1e-4, atol=1e-4)

@@ -14,11 +14,6 @@ from ssd_graph.onnx_model.graph import halve, lower_opset, network_nodes, networ
 from ssd_graph.scoring.parity import INFINITY, signal_to_noise
 
 
-@pytest.fixture
-def model(trained):
-    return onnx.load(trained / "model.onnx")
-
-
 def run(model, images):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images})

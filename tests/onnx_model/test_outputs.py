@@ -16,9 +16,6 @@ from PIL import Image
 from ssd_graph import Detector
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
-from ssd_graph.commands import eval_onnx
-from ssd_graph.config import EvalConfig
-from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
@@ -26,6 +23,7 @@ from ssd_graph.onnx_model.outputs import output_files
 from ssd_graph.scoring.summary import write_summary
 from tests import REPOSITORY
 from tests.markdown import inline_code, python_blocks
+from tests.run import exit_code
 
 PAGE = REPOSITORY / "docs" / "outputs.md"
 WHOLE, RAW, LOOP, ASCEND = python_blocks(PAGE)
@@ -48,16 +46,11 @@ def execute(block):
 
 
 @pytest.fixture(scope="module")
-def split(tiny_coco):
-    return load_split(tiny_coco, "val")
-
-
-@pytest.fixture(scope="module")
 def home(trained, tiny_coco, tmp_path_factory):
     """A folder with what the page's scripts read, and the outputs that its loop makes."""
     path = tmp_path_factory.mktemp("home")
     checkpoint = load_checkpoint(trained / "last.pth")
-    export_onnx(checkpoint, path / "model.raw.onnx", sample_images(None, 1), EvalConfig(), ExportOptions(raw=True))
+    export_onnx(checkpoint, path / "model.raw.onnx", sample_images(None, 1), ExportOptions(raw=True))
     (path / "model.onnx").symlink_to(trained / "model.onnx")
     (path / "coco").symlink_to(tiny_coco)
     exif = Image.Exif()
@@ -281,23 +274,16 @@ def test_images_of_one_name_and_a_missing_folder_are_refused(home, split, output
         score(home, split, tmp_path / "gone")
 
 
-def command(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["eval_onnx.py", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        eval_onnx.main()
-    return ended.value.code
-
-
-def test_the_command_ends_in_a_line_and_writes_nothing(home, outputs, tmp_path, monkeypatch, capsys):
+def test_the_command_ends_in_a_line_and_writes_nothing(home, outputs, tmp_path, capsys):
     use = (home / "model.raw.onnx", "--data", home / "coco", "--out", tmp_path / "out", "--outputs", outputs)
     for words, told in (
         ((*use, "--threads", "2"), "--threads is for a model that is run; with --outputs none is"),
         ((home / "model.onnx", *use[1:]), "is not raw; --outputs are those of a model"),
     ):
-        assert command(monkeypatch, *words) == 2
+        assert exit_code("tools/eval_onnx.py", *words) == 2
         assert told in capsys.readouterr().err
     nan(next(outputs.glob("*_ploc.npy")))
-    assert command(monkeypatch, *use) == 2
+    assert exit_code("tools/eval_onnx.py", *use) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -305,11 +291,11 @@ def test_the_command_ends_in_a_line_and_writes_nothing(home, outputs, tmp_path, 
 def test_the_command_scores_reports_and_verifies(home, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(home)
     use = ("model.raw.onnx", "--data", "coco", "--outputs", "outputs")
-    assert command(monkeypatch, *use, "--out", tmp_path, "--report") == 0
+    assert exit_code("tools/eval_onnx.py", *use, "--out", tmp_path, "--report") == 0
     assert "by another program" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "summary.json").read_text())["run"]["outputs"] == str(home / "outputs")
     write_summary(tmp_path / "run", expected.summary, expected.rows)
     for summary in (tmp_path / "summary.json", tmp_path / "run" / "summary.json"):
         words = use if summary.parent.name == "run" else use[:3]
-        assert command(monkeypatch, *words, "--verify", summary) == 0
+        assert exit_code("tools/eval_onnx.py", *words, "--verify", summary) == 0
         assert "detections: the same bits" in capsys.readouterr().out

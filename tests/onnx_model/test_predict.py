@@ -9,19 +9,13 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
-from ssd_graph.commands import predict_onnx
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.image_files import find_images
-from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.predict import predict
 from ssd_graph.onnx_model.thresholds import ShownFrom
+from tests.run import exit_code
 
 LEAST = 0.06
-
-
-@pytest.fixture(scope="module")
-def detector(trained):
-    return Detector(trained / "model.onnx", threads=1)
 
 
 @pytest.fixture
@@ -118,10 +112,7 @@ def test_a_photo_too_long_for_a_jpeg_is_left_out_and_named(detector, folder, tmp
 )
 def test_flags_that_make_no_sense_are_refused(trained, folder, monkeypatch, capsys, words, told):
     monkeypatch.chdir(folder.parent)
-    monkeypatch.setattr("sys.argv", ["predict_onnx.py", str(trained / "model.onnx"), *words])
-    with pytest.raises(SystemExit) as ended:
-        predict_onnx.main()
-    assert ended.value.code == 2
+    assert exit_code("tools/predict_onnx.py", trained / "model.onnx", *words) == 2
     assert told in capsys.readouterr().err
     assert [path.name for path in folder.parent.iterdir()] == ["in"]
 

@@ -8,17 +8,8 @@ from ssd_graph.config import EvalConfig
 from ssd_graph.graph.augment import normalise
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.onnx_model import raw
+from tests.graph.test_postprocess import IDS, random_outputs
 from tests.scoring.agreement import largest_difference
-
-IDS = (1, 4, 9)
-
-
-def outputs(seed, spread, num_images=2):
-    rng = np.random.default_rng(seed)
-    regression = rng.normal(0, 1, (num_images, 4, 8732)).astype(np.float32)
-    logits = rng.normal(0, 1, (num_images, len(IDS) + 1, 8732)).astype(np.float32)
-    logits[:, 0] += spread
-    return regression, logits
 
 
 def test_the_networks_input_is_the_graphs_normalisation_bit_by_bit():
@@ -32,7 +23,7 @@ def test_the_networks_input_is_the_graphs_normalisation_bit_by_bit():
 )
 def test_detections_are_the_graphs(spread, candidates):
     config = EvalConfig(candidates_per_class=candidates, detections_per_image=min(200, 2 * candidates))
-    regression, logits = outputs(1, spread)
+    regression, logits = random_outputs(1, spread, 2)
     graph = Postprocess(IDS, config)
     expected = [o.numpy() for o in graph(torch.from_numpy(regression), torch.from_numpy(logits))]
     found = raw.detections(regression, logits, IDS, config)
@@ -45,7 +36,7 @@ def test_detections_are_the_graphs(spread, candidates):
 
 
 def test_an_image_without_detections_is_empty_and_spoils_no_other():
-    regression, logits = outputs(2, 5.0)
+    regression, logits = random_outputs(2, 5.0, 2)
     logits[0, 0] += 50
     found = raw.detections(regression, logits, IDS, EvalConfig())
     alone = raw.detections(regression[1:], logits[1:], IDS, EvalConfig())

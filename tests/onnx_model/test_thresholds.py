@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
-from ssd_graph.commands import eval_onnx, predict_onnx
 from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.evaluate import evaluate_onnx
 from ssd_graph.onnx_model.thresholds import ShownFrom, write_thresholds
-
-
-def run(monkeypatch, main, *words):
-    monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code
+from tests.run import exit_code
 
 
 @pytest.fixture
@@ -28,17 +21,17 @@ def model(trained, tmp_path):
     return shutil.copy(trained / "model.onnx", tmp_path / "model.onnx")
 
 
-def test_an_evaluation_writes_them_and_still_repeats(monkeypatch, model, tiny_coco, tmp_path):
+def test_an_evaluation_writes_them_and_still_repeats(model, tiny_coco, tmp_path):
     before = evaluate_onnx(model, load_split(tiny_coco, "val"))
-    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 0
+    assert exit_code("tools/eval_onnx.py", model, "--data", tiny_coco, "--write-thresholds") == 0
     detector = OnnxDetector(model)
     summary = json.loads((tmp_path / "summary.json").read_text())
     overall = summary["thresholds"]["overall"]
     assert detector.shown_from.overall == (overall["score"] if overall else 0.4)
     assert summary["model"]["sha256"] == detector.sha256
     assert summary["detections_sha256"] == before.summary["detections_sha256"]
-    assert run(monkeypatch, eval_onnx.main, model, "--verify", tmp_path / "summary.json") == 0
-    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 0
+    assert exit_code("tools/eval_onnx.py", model, "--verify", tmp_path / "summary.json") == 0
+    assert exit_code("tools/eval_onnx.py", model, "--data", tiny_coco, "--write-thresholds") == 0
     assert OnnxDetector(model).sha256 == detector.sha256
 
 
@@ -65,42 +58,40 @@ def test_predictions_follow_the_model_unless_a_score_is_given(monkeypatch, capsy
     categories = OnnxDetector(model).categories
     nothing = dict.fromkeys(categories.names)
     write_thresholds(model, {"overall": {"score": 1.0, "f1": 0.1}, "per_class": nothing}, categories)
-    assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017") == 0
+    assert exit_code("tools/predict_onnx.py", model, tiny_coco / "val2017") == 0
     out = capsys.readouterr().out
     assert "0 objects in 6 images (shown from a score of 1.00: the model's thresholds)" in out
     assert "the highest score seen is 0." in out
     assert json.loads((tmp_path / "predictions" / "predictions.json").read_text())["least_score"] == 1.0
-    assert run(monkeypatch, predict_onnx.main, model, tiny_coco / "val2017", "--score", "0.06") == 0
+    assert exit_code("tools/predict_onnx.py", model, tiny_coco / "val2017", "--score", "0.06") == 0
     assert "shown from a score of 0.06: --score" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [("--write-thresholds",), ("--report",), ("--out", "scores")])
-def test_verifying_writes_nothing(monkeypatch, capsys, model, words):
-    assert run(monkeypatch, eval_onnx.main, model, "--verify", "summary.json", *words) == 2
+def test_verifying_writes_nothing(capsys, model, words):
+    assert exit_code("tools/eval_onnx.py", model, "--verify", "summary.json", *words) == 2
     assert f"--verify writes nothing; leave out {words[0]}" in capsys.readouterr().err
 
 
 def test_what_writing_them_needs_is_asked_for_before_the_evaluation(monkeypatch, capsys, model, tiny_coco):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--write-thresholds") == 2
-    assert capsys.readouterr() == ("", "ssd_graph.commands.eval_onnx: onnx is not installed; run `pip install onnx`\n")
+    assert exit_code("tools/eval_onnx.py", model, "--data", tiny_coco, "--write-thresholds") == 2
+    assert capsys.readouterr() == ("", "eval_onnx.py: onnx is not installed; run `pip install onnx`\n")
 
 
 def test_a_model_that_cannot_be_changed_loses_no_score(monkeypatch, model, tiny_coco, tmp_path):
-    monkeypatch.setattr(
-        "ssd_graph.onnx_model.thresholds.atomic_write", Mock(side_effect=InputError("the disk is full"))
-    )
+    monkeypatch.setattr("ssd_graph.onnx_model.thresholds.write_whole", Mock(side_effect=InputError("the disk is full")))
     words = ("--data", tiny_coco, "--write-thresholds", "--out", tmp_path / "out")
-    assert run(monkeypatch, eval_onnx.main, model, *words) == 2
+    assert exit_code("tools/eval_onnx.py", model, *words) == 2
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["model"]["sha256"] == OnnxDetector(model).sha256
 
 
-def test_the_recorded_split_is_verified(monkeypatch, capsys, model, tiny_coco, tmp_path):
-    assert run(monkeypatch, eval_onnx.main, model, "--data", tiny_coco, "--split", "train", "--limit", "2") == 0
+def test_the_recorded_split_is_verified(capsys, model, tiny_coco, tmp_path):
+    assert exit_code("tools/eval_onnx.py", model, "--data", tiny_coco, "--split", "train", "--limit", "2") == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     capsys.readouterr()
     for split in ({"split": "train"}, {}):  # an older summary does not say it
         summary["annotations"] = {k: v for k, v in summary["annotations"].items() if k != "split"} | split
         (tmp_path / "summary.json").write_text(json.dumps(summary))
-        assert run(monkeypatch, eval_onnx.main, model, "--verify", tmp_path / "summary.json") == 0
+        assert exit_code("tools/eval_onnx.py", model, "--verify", tmp_path / "summary.json") == 0
         assert "not the recorded" not in capsys.readouterr().out

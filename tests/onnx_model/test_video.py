@@ -10,24 +10,18 @@ import pytest
 from PIL import Image
 
 from ssd_graph.cli import InputError
-from ssd_graph.commands import predict_onnx
 from ssd_graph.data import video_file
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.video_file import VideoReader, find_video
 from ssd_graph.onnx_model import video
-from ssd_graph.onnx_model.api import Detector
 from ssd_graph.onnx_model.thresholds import ShownFrom
 from ssd_graph.onnx_model.video import predict_video
 from tests import REPOSITORY
+from tests.run import exit_code
 
 av = pytest.importorskip("av")
 LEAST = 0.06
 TIMES = [0, 40, 55, 300, 1300, 1301, 1400, 1500]  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def detector(trained):
-    return Detector(trained / "model.onnx", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +58,6 @@ def frames_of(path):
 
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["predict_onnx.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        predict_onnx.main()
-    return ended.value.code
 
 
 def test_every_frame_is_written_once_at_its_time_in_both_files(detector, clip, tmp_path):
@@ -123,13 +110,14 @@ def test_a_video_taken_sideways_is_turned_upright(picture, tmp_path, turn, mirro
     assert next(VideoReader(path).frames()).image.tobytes() == upright.tobytes()
 
 
-def test_damage_in_the_middle_costs_what_it_hits_and_is_said(detector, picture, tmp_path, monkeypatch, capsys, trained):
+def test_damage_in_the_middle_costs_what_it_hits_and_is_said(picture, tmp_path, capsys, trained):
     path = write(tmp_path / "hit.mp4", picture, range(0, 2400, 40))
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 300] = np.random.default_rng(0).bytes(300)
     path.write_bytes(content)
-    assert run(monkeypatch, trained / "model.onnx", path, "--out", tmp_path / "out", "--score", 1) == 1
+    flags = ("--out", tmp_path / "out", "--score", 1)
+    assert exit_code("tools/predict_onnx.py", trained / "model.onnx", path, *flags) == 1
     said = capsys.readouterr()
     assert 30 < len(frames_of(tmp_path / "out" / "hit.mp4")) < 60
     assert "images/s" in said.out
@@ -146,7 +134,7 @@ def test_ctrl_c_keeps_a_video_that_plays_and_as_many_lines(picture, tmp_path, mo
 
     monkeypatch.setattr(video.tqdm, "update", update)
     out = tmp_path / "out"
-    assert run(monkeypatch, trained / "model.onnx", path, "--out", out, "--score", 1) == 130
+    assert exit_code("tools/predict_onnx.py", trained / "model.onnx", path, "--out", out, "--score", 1) == 130
     assert 3 <= len(frames_of(out / "film.mp4")) == len(lines_of(out / "film.jsonl")) < 20
     assert "what there is so far is kept" in capsys.readouterr().err
 
@@ -165,7 +153,7 @@ def refused(detector, path):
     return str(error.value)
 
 
-def test_what_is_no_video_is_refused_in_one_line_and_leaves_nothing(detector, clip, tmp_path):
+def test_what_is_no_video_is_refused_in_one_line_and_leaves_nothing(detector, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     assert "cannot read" in refused(detector, tmp_path / "text.mp4")
     with av.open(tmp_path / "sound.m4a", "w") as container:
@@ -198,6 +186,13 @@ def test_a_video_never_overwrites_itself_and_a_colon_is_no_protocol(detector, cl
     assert predict_video(detector, path, tmp_path / "out", ShownFrom(1.0)).num_frames == len(TIMES)
 
 
+def test_a_pyav_without_the_encoder_says_which_has_it(detector, clip, monkeypatch, tmp_path):
+    monkeypatch.setattr(video, "_ENCODER", "libx264000")
+    with pytest.raises(InputError, match="this PyAV has no libx264000, which writes videos"):
+        predict_video(detector, clip, tmp_path, ShownFrom(1.0))
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_are_told_apart_by_trying(clip, picture, tmp_path):
     picture.save(tmp_path / "photo", "PNG")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
@@ -221,6 +216,6 @@ def test_without_pyav_one_line_says_how_to_install_it(clip, monkeypatch):
     ("arguments", "said"),
     [([], "give images"), (["a.jpg", "--camera", 0], "give images"), (["a.jpg", "--seconds", 0], "more than 0")],
 )
-def test_flags_that_do_not_fit_are_refused(monkeypatch, capsys, arguments, said):
-    assert run(monkeypatch, "model.onnx", *arguments) == 2
+def test_flags_that_do_not_fit_are_refused(capsys, arguments, said):
+    assert exit_code("tools/predict_onnx.py", "model.onnx", *arguments) == 2
     assert said in capsys.readouterr().err

@@ -4,8 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -16,6 +14,7 @@ from ssd_graph.onnx_model import web
 from ssd_graph.onnx_model.draw import class_colour
 from ssd_graph.onnx_model.web import CDN, RUNTIME_FILES, write_page
 from tests import REPOSITORY
+from tests.run import command_here, refused
 
 PAGE = Path(web.__file__).parent / "web_page"
 
@@ -159,20 +158,14 @@ def test_a_folder_with_other_files_is_refused(trained, tmp_path, name):
 
 
 def test_the_command_tells_how_to_serve_the_page(trained, tmp_path):
-    command = [sys.executable, REPOSITORY / "export/to_web.py", trained / "model.onnx", "--out", "my page"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"loads onnxruntime-web from {CDN}" in done.stdout
-    assert "`python -m http.server -d 'my page'`" in done.stdout
+    code, out, error = command_here("export/to_web.py", trained / "model.onnx", "--out", "my page", cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert f"loads onnxruntime-web from {CDN}" in out
+    assert "`python -m http.server -d 'my page'`" in out
 
 
 def test_a_missing_model_says_how_to_make_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "export/to_web.py", "gone.onnx"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "export/to_onnx.py" in done.stderr
-    assert not any(tmp_path.iterdir())
+    assert "export/to_onnx.py" in refused("export/to_web.py", "gone.onnx", cwd=tmp_path)
 
 
 def test_names_never_become_html():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import OnnxResult
-from ssd_graph.report import write_report
+from ssd_graph.report.page import write_report
 from ssd_graph.scoring.detections import DetectionRows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import match
@@ -65,7 +65,7 @@ def as_result(split, rows, preset="ssd300-nano", num_images=None):
         {
             "stats": scores.stats,
             "per_class": scores.per_class,
-            "thresholds": best_thresholds(matches, scorer.category_ids, list(scores.per_class)).to_json(),
+            "thresholds": best_thresholds(matches, scorer.category_ids, list(scores.per_class)),
             "num_images": num_images,
             "images_per_second": 31.4,
             "detections_sha256": "d" * 64,
@@ -99,10 +99,6 @@ def small_split(root, names, categories=("cat", "dog"), size=(80, 60), noise=Fal
     return load_split(root, "val")
 
 
-def without_detections(rows):
-    return DetectionRows(*(column[:0] for column in rows))
-
-
 @pytest.fixture(scope="session")
 def shapes_page(tiny_coco, tmp_path_factory):
     """The report of a made-up evaluation of six classes, with every section; and the split."""
@@ -110,8 +106,8 @@ def shapes_page(tiny_coco, tmp_path_factory):
     split = load_split(tiny_coco, "val")
     (folder / "metrics.jsonl").write_text(TRAINING)
     seconds = np.random.default_rng(0).gamma(20, 0.004, 200)
-    result = as_result(split, made_detections(split))
-    write_report(folder / "report.html", result, split, folder / "metrics.jsonl", seconds)
+    result = dataclasses.replace(as_result(split, made_detections(split)), seconds=tuple(seconds.tolist()))
+    write_report(folder / "report.html", result, split, folder / "metrics.jsonl")
     return folder / "report.html"
 
 
@@ -133,5 +129,5 @@ def hostile_page(tmp_path_factory):
     names = [f"{markup.replace('/', '')}.jpg", "wide" * 40 + ".jpg"]
     split = small_split(folder / "data", names, (markup, "long" * 30, "a word " * 20))
     result = as_result(split, made_detections(split, keep=0.5), preset=markup)
-    write_report(folder / "report.html", result, dataclasses.replace(split))
+    write_report(folder / "report.html", result, split)
     return folder / "report.html"

@@ -5,15 +5,15 @@ import os
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
-from ssd_graph.report import write_report
+from ssd_graph.report.page import write_report
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.evaluate import STAT_NAMES
-from tests.report.conftest import as_result, made_detections, small_split, without_detections
+from tests.report.conftest import as_result, made_detections, small_split
+from tests.scoring.test_detections import rows_of
 
 VOID = {"meta", "img"}
 TOGETHER = 3_000_000
@@ -121,15 +121,14 @@ def test_names_that_are_markup_stay_text(hostile_page):
     assert any("onerror=alert(1)" in alt for alt in reader.values("alt"))
 
 
-def test_the_same_evaluation_gives_the_same_page(split, shapes_page, tmp_path):
+def test_the_same_evaluation_gives_the_same_page(split, tmp_path):
     for name in ("a.html", "b.html"):
         write_report(tmp_path / name, as_result(split, made_detections(split)), split)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_no_detections(split, page):
-    rows = without_detections(made_detections(split))
-    reader = page(as_result(split, rows), split)
+    reader = page(as_result(split, rows_of()), split)
     assert "At IoU 0.5 no object is found. What follows leaves out scores below 0.40." in reader.text
     assert "0.000" in reader.text
     assert reader.tags.count("img") == len(split)
@@ -198,14 +197,14 @@ def test_an_image_that_is_gone_is_named_and_nothing_is_written(tmp_path):
 def test_latency_is_shown_where_it_was_measured(split, page):
     result = as_result(split, made_detections(split))
     assert "Latency" not in page(result, split).text
-    assert "Latency" not in page(result, split, None, []).text
-    reader = page(result, split, None, np.array([0.010] * 98 + [0.020, 0.5]))
+    reader = page(dataclasses.replace(result, seconds=(*[0.010] * 98, 0.020, 0.5)), split)
     assert "Latency" in reader.text
     assert any("median 10.0 ms" in label and "longest 500.0 ms" in label for label in reader.values("aria-label"))
 
 
 def test_a_single_call_is_a_distribution_too(split, page):
-    assert "Latency" in page(as_result(split, made_detections(split)), split, None, [0.25]).text
+    result = dataclasses.replace(as_result(split, made_detections(split)), seconds=(0.25,))
+    assert "Latency" in page(result, split).text
 
 
 def test_training_is_shown_where_there_is_a_record_of_it(split, page, tmp_path):

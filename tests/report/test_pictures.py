@@ -15,7 +15,7 @@ from ssd_graph.report.pictures import MAX_BYTES, MAX_SIDE, Box, label_spots, pic
 from ssd_graph.scoring.diagnosis import f1_of, image_counts, outcome
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import match
-from tests.report.conftest import made_detections, small_split, without_detections
+from tests.report.conftest import made_detections, small_split
 from tests.scoring.test_detections import rows_of
 
 
@@ -58,7 +58,7 @@ def test_boxes_that_leave_the_image_are_cut_at_its_edge(one_image):
 
 def test_the_jpeg_is_the_image_within_the_limits(tmp_path):
     split = small_split(tmp_path, ["a.jpg"], size=(1600, 1200), noise=True)
-    text = picture(split, *diagnosed(split, without_detections(rows_of())), 0)
+    text = picture(split, *diagnosed(split, rows_of()), 0)
     data = base64.b64decode(re.search('base64,([^"]+)"', text)[1])
     assert len(data) <= MAX_BYTES
     assert Image.open(io.BytesIO(data)).size == (MAX_SIDE, MAX_SIDE * 3 // 4)

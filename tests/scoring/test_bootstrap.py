@@ -3,24 +3,21 @@
 import contextlib
 import copy
 import io
-import json
 
 import numpy as np
 import pytest
 
 from ssd_graph.scoring.bootstrap import ResampledAp, draw_images, interval, mean_ap
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import CocoScorer
 from tests.scoring.test_detections import rows_of
+from tests.scoring.truths import golden, write_truth
 
 
-def golden(shared, case):
-    """pycocotools' matches of published detections, scores made unique, and the published AP."""
-    expected = json.loads((shared / "golden" / "expected.json").read_text())[case]
-    truth = shared / "golden" / expected["ground_truth"]
-    images = np.array([image["id"] for image in json.loads(truth.read_text())["images"]])
-    rows = load_detections(shared / "golden" / expected["detections"])
-    return CocoScorer(truth).match(rows, images), {**expected.get("published", {}), **expected.get("computed", {})}
+def matched(shared, case):
+    """pycocotools' matches of published detections, and the published AP."""
+    truth, rows, known = golden(shared, case)
+    scorer = CocoScorer(truth)
+    return scorer.match(rows, scorer.image_ids), {**known.get("published", {}), **known.get("computed", {})}
 
 
 def accumulated(evaluation, draws):
@@ -42,7 +39,7 @@ def accumulated(evaluation, draws):
 
 @pytest.mark.parametrize("case", ["fakebbox100", "bboxarea", "edge"])
 def test_every_image_once_gives_pycocotools_numbers(shared, case):
-    evaluation, expected = golden(shared, case)
+    evaluation, expected = matched(shared, case)
     resampled = ResampledAp(evaluation)
     once = np.ones((resampled.num_images, 1), np.int64)
     ap = resampled(once)
@@ -63,7 +60,7 @@ def separate_scores(evaluation):
 @pytest.mark.parametrize("case", ["fakebbox100", "bboxarea"])
 def test_any_draw_gives_what_pycocotools_accumulates_from_the_drawn_images(shared, case):
     """The 70 draws are more than are counted together; crowds and absent classes are among them."""
-    evaluation, _ = golden(shared, case)
+    evaluation, _ = matched(shared, case)
     separate_scores(evaluation)
     resampled = ResampledAp(evaluation)
     draws = draw_images(resampled.num_images, 70, seed=3)
@@ -74,23 +71,11 @@ def test_any_draw_gives_what_pycocotools_accumulates_from_the_drawn_images(share
         np.testing.assert_allclose(ap[b], accumulated(evaluation, draws[:, b]), rtol=0, atol=1e-14)
 
 
-def images(*ids):
-    return [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in ids]
-
-
 def test_detections_on_crowds_are_counted_in_no_draw(tmp_path):
-    content = {
-        "images": images(1, 2, 3),
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0},
-            {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 90, 90], "iscrowd": 1},
-            {"id": 3, "image_id": 3, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0},
-        ],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
+    objects = [(1, 1, (0, 0, 50, 50)), (2, 1, (0, 0, 90, 90), 1), (3, 1, (0, 0, 50, 50))]
+    truth = write_truth(tmp_path, *objects, image_ids=(1, 2, 3), categories=[(1, "cat")])
     rows = rows_of((2, 1, (0, 0, 40, 40), 0.9), (1, 1, (0, 0, 50, 50), 0.8), (2, 1, (9, 9, 40, 40), 0.7))
-    resampled = ResampledAp(CocoScorer(tmp_path / "truth.json").match(rows, np.array([1, 2, 3])))
+    resampled = ResampledAp(CocoScorer(truth).match(rows, np.array([1, 2, 3])))
     ap = resampled(np.array([[1, 0, 2], [1, 3, 5], [0, 0, 2]]))[:, 0, 0]
     np.testing.assert_allclose(ap, [1, np.nan, 51 / 101])
     assert resampled.num_objects.tolist() == [[1, 0, 1]]
@@ -98,16 +83,10 @@ def test_detections_on_crowds_are_counted_in_no_draw(tmp_path):
 
 def test_drawing_an_image_twice_is_having_it_twice(tmp_path):
     """Image 1 has an object found, image 2 one missed and a better scored false detection."""
-    content = {
-        "images": images(1, 2),
-        "annotations": [
-            {"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": 0} for n in (1, 2)
-        ],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
+    objects = [(n, 1, (0, 0, 50, 50)) for n in (1, 2)]
+    truth = write_truth(tmp_path, *objects, image_ids=(1, 2), categories=[(1, "cat")])
     rows = rows_of((1, 1, (0, 0, 50, 50), 0.5), (2, 1, (90, 90, 50, 50), 0.9))
-    resampled = ResampledAp(CocoScorer(tmp_path / "truth.json").match(rows, np.array([1, 2])))
+    resampled = ResampledAp(CocoScorer(truth).match(rows, np.array([1, 2])))
     ap = resampled(np.array([[2, 1, 1], [0, 1, 2]]))[:, 0, 0]
     np.testing.assert_allclose(ap, [1, 51 / 101 / 2, 34 / 101 / 3])
 

@@ -1,14 +1,11 @@
 """Comparisons find the change there is, say when there is none, and refuse what cannot be compared."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
-from ssd_graph.commands.compare import main
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.shapes import write_shapes
 from ssd_graph.scoring.compare import MIN_IMAGES, compare, load_evaluation
@@ -16,10 +13,10 @@ from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from ssd_graph.scoring.summary import write_summary
-from tests import REPOSITORY
 from tests.report.conftest import made_detections, true_detections
+from tests.run import command_here, exit_code, refused
 
-TOOL = REPOSITORY / "tools" / "compare.py"
+TOOL = "tools/compare.py"
 
 
 @pytest.fixture(scope="module")
@@ -255,35 +252,22 @@ def test_what_is_no_summary_is_refused_by_name(tmp_path, text):
         load_evaluation(tmp_path)
 
 
-def tool(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def test_the_command_prints_a_table_or_json(data, split, good, tmp_path):
     other = write(tmp_path / "other", split, made_detections(split, seed=1))
-    done = tool(good, other.parent, "--data", data, "--resamples", 20, "--json", tmp_path / "changes.json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.split("interval\n")[1].splitlines()[:12]] == list(STAT_NAMES)
-    printed = tool(good, other, "--resamples", 20, "--json", "-")  # on the data set that they were scored on
-    assert json.loads(printed.stdout)["stats"] == json.loads((tmp_path / "changes.json").read_text())["stats"]
+    flags = ("--data", data, "--resamples", 20, "--json", tmp_path / "changes.json")
+    code, out, error = command_here(TOOL, good, other.parent, *flags, cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert [line.split()[0] for line in out.split("interval\n")[1].splitlines()[:12]] == list(STAT_NAMES)
+    # On the data set that they were scored on.
+    _, printed, _ = command_here(TOOL, good, other, "--resamples", 20, "--json", "-", cwd=tmp_path)
+    assert json.loads(printed)["stats"] == json.loads((tmp_path / "changes.json").read_text())["stats"]
 
 
 def test_the_command_refuses_with_one_line(tmp_path):
-    done = tool(tmp_path / "a.json", tmp_path / "b.json", "--data", tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    refused(TOOL, tmp_path / "a.json", tmp_path / "b.json", "--data", tmp_path, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--seed", -1), ("--resamples", 10**9)])
-def test_numbers_that_no_draw_can_have_are_refused(monkeypatch, capsys, flag, value):
-    monkeypatch.setattr(sys, "argv", ["compare.py", "a", "b", f"{flag}={value}"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
+def test_numbers_that_no_draw_can_have_are_refused(capsys, flag, value):
+    assert exit_code(TOOL, "a", "b", f"{flag}={value}") == 2
     assert f"argument {flag}: {value}: give" in capsys.readouterr().err
-
-
-def test_comparing_and_reporting_do_not_import_torch():
-    code = "import sys, ssd_graph.scoring.compare, ssd_graph.report; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.diagnosis import confusion_matrix, f1_of, image_counts, outcome, sweep
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import NO_OBJECT, NOT_COUNTED, match
 from tests.scoring.test_detections import rows_of
+from tests.scoring.truths import golden, write_truth
 
 CAT, DOG = 3, 4
 CATEGORIES = np.array([CAT, DOG])
@@ -20,14 +20,7 @@ BOX, ELSEWHERE, THIRD = (10, 10, 50, 50), (100, 100, 50, 50), (200, 10, 40, 40)
 
 def scene(tmp_path, *annotations, image_ids=(5, 8)):
     """A scorer for annotations given as (image id, category id, xywh, is crowd)."""
-    names = ("image_id", "category_id", "bbox", "iscrowd")
-    content = {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids],
-        "annotations": [{"id": n, **dict(zip(names, a, strict=True))} for n, a in enumerate(annotations, start=1)],
-        "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    return CocoScorer(tmp_path / "truth.json")
+    return CocoScorer(write_truth(tmp_path, *annotations, image_ids=image_ids))
 
 
 def diagnose(scorer, *detections, threshold=0.0, image_ids=(5, 8)):
@@ -36,11 +29,9 @@ def diagnose(scorer, *detections, threshold=0.0, image_ids=(5, 8)):
 
 
 def golden_matches(shared, case="fakebbox100"):
-    golden = json.loads((shared / "golden" / "expected.json").read_text())[case]
-    content = json.loads((shared / "golden" / golden["ground_truth"]).read_text())
-    scorer = CocoScorer(shared / "golden" / golden["ground_truth"])
+    truth, rows, _ = golden(shared, case)
+    content, scorer = json.loads(truth.read_text()), CocoScorer(truth)
     images = np.array([image["id"] for image in content["images"]])
-    rows = load_detections(shared / "golden" / golden["detections"])
     return match(scorer, rows, images), scorer.score(rows), np.array([c["id"] for c in content["categories"]])
 
 

@@ -13,37 +13,28 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from ssd_graph.scoring.scorers import SCORERS
 from tests.scoring.test_detections import rows_of
+from tests.scoring.truths import golden, write_truth
 
 
 def by_pycocotools(truth, detections):
-    """The twelve numbers as pycocotools alone computes them from two files."""
+    """The twelve numbers as pycocotools alone computes them from two files, and what it prints of them."""
     with redirect_stdout(StringIO()):
         coco = COCO(truth)
         evaluation = COCOeval(coco, coco.loadRes(str(detections)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
+    with redirect_stdout(StringIO()) as table:
         evaluation.summarize()
-    return dict(zip(STAT_NAMES, evaluation.stats.tolist(), strict=True))
+    return dict(zip(STAT_NAMES, evaluation.stats.tolist(), strict=True)), table.getvalue()
 
 
 @pytest.fixture
 def truth(tmp_path):
     """Ground truth of two images: a cat in the first, two cats in the second; nothing is a dog."""
-    content = {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in (5, 8)],
-        "annotations": [
-            {"id": 1, "image_id": 5, "category_id": 3, "bbox": [10, 10, 50, 50]},
-            {"id": 2, "image_id": 8, "category_id": 3, "bbox": [0, 0, 20, 20]},
-            {"id": 3, "image_id": 8, "category_id": 3, "bbox": [100, 100, 200, 200]},
-        ],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    return tmp_path / "truth.json"
+    return write_truth(tmp_path, *(found[:3] for found in PERFECT))
 
 
 PERFECT = ((5, 3, (10, 10, 50, 50), 0.9), (8, 3, (0, 0, 20, 20), 0.8), (8, 3, (100, 100, 200, 200), 0.7))
@@ -67,32 +58,28 @@ def scorer(request):
     ],
 )
 def test_scores_equal_those_of_public_evaluators(shared, scorer, case, kind, tolerance):
-    golden = json.loads((shared / "golden" / "expected.json").read_text())[case]
-    detections = load_detections(shared / "golden" / golden["detections"])
-    scores = CocoScorer(shared / "golden" / golden["ground_truth"], scorer).score(detections)
-    assert list(scores.stats) == list(STAT_NAMES) == list(golden[kind])
-    assert scores.stats == pytest.approx(golden[kind], rel=0, abs=tolerance)
+    truth, detections, known = golden(shared, case)
+    scores = CocoScorer(truth, scorer).score(detections)
+    assert list(scores.stats) == list(STAT_NAMES) == list(known[kind])
+    assert scores.stats == pytest.approx(known[kind], rel=0, abs=tolerance)
 
 
 def test_an_object_with_annotation_id_0_is_found_like_any_other(shared, scorer, tmp_path):
     """pycocotools marks a match by the object's id and reads 0 as "none"; its numbers for this file are wrong."""
-    golden = json.loads((shared / "golden" / "expected.json").read_text())["zero"]
-    detections = load_detections(shared / "golden" / golden["detections"])
-    truth = shared / "golden" / golden["ground_truth"]
+    truth, detections, known = golden(shared, "zero")
     content = json.loads(truth.read_text())
     assert any(annotation["id"] == 0 for annotation in content["annotations"])
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation["id"] = number
     (tmp_path / "truth.json").write_text(json.dumps(content))
     stats = CocoScorer(truth, scorer).score(detections).stats
-    assert stats == by_pycocotools(tmp_path / "truth.json", shared / "golden" / golden["detections"])
-    assert stats["AP"] > golden["computed"]["AP"] + 0.5
+    assert stats == by_pycocotools(tmp_path / "truth.json", shared / "golden" / known["detections"])[0]
+    assert stats["AP"] > known["computed"]["AP"] + 0.5
 
 
 def test_the_precision_arrays_give_ap_and_ap_by_class(shared):
-    golden = json.loads((shared / "golden" / "expected.json").read_text())["fakebbox100"]
-    detections = load_detections(shared / "golden" / golden["detections"])
-    scores = CocoScorer(shared / "golden" / golden["ground_truth"]).score(detections)
+    truth, detections, _ = golden(shared, "fakebbox100")
+    scores = CocoScorer(truth).score(detections)
     assert scores.precision.shape == (10, 101, len(scores.per_class))
     known = [k for k, ap in enumerate(scores.per_class.values()) if ap is not None]
     assert 0 < len(known) < len(scores.per_class)
@@ -221,17 +208,9 @@ def test_a_class_without_ground_truth_has_no_ap(truth, scorer):
 
 
 def test_the_table_is_pycocotools_summary(shared, scorer, capsys):
-    golden = shared / "golden"
-    case = json.loads((golden / "expected.json").read_text())["fakebbox100"]
-    truth, detections = golden / case["ground_truth"], golden / case["detections"]
-    coco = COCO(truth)
-    evaluation = COCOeval(coco, coco.loadRes(str(detections)), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    capsys.readouterr()
-    evaluation.summarize()
-    expected = capsys.readouterr().out
-    assert CocoScorer(truth, scorer).score(load_detections(detections)).table == expected.rstrip()
+    truth, detections, known = golden(shared, "fakebbox100")
+    _, expected = by_pycocotools(truth, shared / "golden" / known["detections"])
+    assert CocoScorer(truth, scorer).score(detections).table == expected.rstrip()
     assert capsys.readouterr() == ("", "")
 
 
@@ -321,7 +300,7 @@ def test_names_may_be_shared_and_need_not_be_text_of_utf_8(truth, scorer):
     assert per_class == {**dict.fromkeys(shown), "cat": pytest.approx(1)}
 
 
-def test_scoring_does_not_import_torch():
-    modules = "ssd_graph.data.coco, ssd_graph.scoring.evaluate, ssd_graph.data.loader"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+def test_scoring_comparing_and_reporting_do_not_import_torch():
+    modules = ("data.coco", "data.loader", "scoring.evaluate", "scoring.compare", "report.page")
+    code = "import sys" + "".join(f", ssd_graph.{name}" for name in modules) + "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

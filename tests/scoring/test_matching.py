@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import CocoScorer
 from ssd_graph.scoring.matching import NO_OBJECT, NOT_COUNTED, match
 from ssd_graph.scoring.thresholds import best_thresholds
+from tests.scoring.truths import golden, write_truth
 
 
 def by_pycocotools(scorer, rows, image_ids):
@@ -27,9 +27,8 @@ def by_pycocotools(scorer, rows, image_ids):
 
 @pytest.mark.parametrize("case", ["fakebbox100", "bboxarea", "edge", "zero"])
 def test_published_detections_find_the_same_objects(shared, case):
-    golden = json.loads((shared / "golden" / "expected.json").read_text())[case]
-    scorer = CocoScorer(shared / "golden" / golden["ground_truth"])
-    rows = load_detections(shared / "golden" / golden["detections"])
+    truth, rows, _ = golden(shared, case)
+    scorer = CocoScorer(truth)
     found = match(scorer, rows, scorer.image_ids).object_of
     assert (found == by_pycocotools(scorer, rows, scorer.image_ids)).all()
 
@@ -78,26 +77,20 @@ def test_no_threshold_has_a_better_f1(tmp_path, seed):
 
     everything = np.ones(len(rows), bool)
     for threshold, of, objects in (
-        (best.overall, everything, len(matches.objects.image_ids)),
-        (best.per_class["cat"], rows.category_ids == 2, (matches.objects.category_ids == 2).sum()),
-        (best.per_class["dog"], rows.category_ids == 7, (matches.objects.category_ids == 7).sum()),
+        (best["overall"], everything, len(matches.objects.image_ids)),
+        (best["per_class"]["cat"], rows.category_ids == 2, (matches.objects.category_ids == 2).sum()),
+        (best["per_class"]["dog"], rows.category_ids == 7, (matches.objects.category_ids == 7).sum()),
     ):
         values = {score: f1(score, of, objects) for score in np.unique(rows.scores)}
         highest = max(values.values(), default=0.0)
-        assert (threshold.f1 if threshold else 0.0) == pytest.approx(highest)
+        assert (threshold["f1"] if threshold else 0.0) == pytest.approx(highest)
         if threshold:
-            assert threshold.score == max(score for score, value in values.items() if value == threshold.f1)
-            assert f1(threshold.score, of, objects) == threshold.f1
+            assert threshold["score"] == max(score for score, value in values.items() if value == threshold["f1"])
+            assert f1(threshold["score"], of, objects) == threshold["f1"]
 
 
 def test_where_nothing_is_found_there_is_no_threshold(tmp_path):
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}],
-        "annotations": [],
-        "categories": [{"id": 2, "name": "cat"}],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    scorer = CocoScorer(tmp_path / "truth.json")
+    scorer = CocoScorer(write_truth(tmp_path, image_ids=[1], categories=[(2, "cat")]))
     rows = DetectionRows(np.array([1]), np.array([2]), np.array([[0.0, 0, 5, 5]]), np.array([0.9]))
     best = best_thresholds(match(scorer, rows, scorer.image_ids), scorer.category_ids, ["cat"])
-    assert best.to_json() == {"overall": None, "per_class": {"cat": None}}
+    assert best == {"overall": None, "per_class": {"cat": None}}

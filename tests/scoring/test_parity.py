@@ -11,18 +11,14 @@ from hypothesis import strategies as st
 from ssd_graph.config import EvalConfig
 from ssd_graph.graph.postprocess import Postprocess
 from ssd_graph.scoring.parity import signal_to_noise, unexplained
+from tests.graph.test_postprocess import IDS, random_outputs
 from tests.scoring.agreement import largest_difference
-
-IDS = (1, 4, 9)
 
 
 @pytest.fixture(scope="module", params=[5.0, 2.0], ids=["short list", "full list"])
 def case(request):
     """Detections of two images, and the boxes and probabilities they come from."""
-    rng = np.random.default_rng(4)
-    regression = torch.from_numpy(rng.normal(0, 1, (2, 4, 8732)).astype(np.float32))
-    logits = torch.from_numpy(rng.normal(0, 1, (2, 4, 8732)).astype(np.float32))
-    logits[:, 0] += request.param
+    regression, logits = map(torch.from_numpy, random_outputs(4, request.param, 2))
     postprocess = Postprocess(IDS, EvalConfig())
     boxes, probabilities = postprocess.decode(regression, logits)
     return [o.numpy() for o in postprocess(regression, logits)], boxes.numpy(), probabilities.numpy()
@@ -69,7 +65,7 @@ def test_a_box_that_should_have_been_suppressed_is_noticed(case):
     assert judge(case, duplicate) == float("inf")
 
 
-def random_outputs(seed=0):
+def random_detections(seed=0):
     """Outputs of a model for two images with 5 and 3 of 6 possible detections, best first."""
     rng = np.random.default_rng(seed)
     scores = -np.sort(-rng.uniform(0.1, 1, (2, 6)).astype(np.float32))
@@ -82,14 +78,14 @@ def difference(a, b, tolerance=1e-4):
 
 @given(st.integers(0, 2**32))
 def test_order_does_not_matter(seed):
-    num, *fields = random_outputs()
+    num, *fields = random_detections()
     order = np.random.default_rng(seed).permutation(3)
     shuffled = [np.concatenate([field[:, order], field[:, 3:]], 1) for field in fields]
     assert difference((num, *fields), (num, *shuffled)) == 0
 
 
 def test_what_lies_behind_the_last_detection_does_not_matter():
-    num, *fields = random_outputs()
+    num, *fields = random_detections()
     other = [field.copy() for field in fields]
     for field in other:
         field[0, 5:] = field[1, 3:] = 8
@@ -98,32 +94,32 @@ def test_what_lies_behind_the_last_detection_does_not_matter():
 
 @pytest.mark.parametrize("field", [1, 2])
 def test_a_moved_box_or_score_is_the_difference(field):
-    a, b = random_outputs(), random_outputs()
+    a, b = random_detections(), random_detections()
     b[field][1, 2] += 0.01
     assert difference(a, b) == difference(b, a) == pytest.approx(0.01, abs=1e-6)
 
 
 def test_another_label_has_no_counterpart():
-    a, b = random_outputs(), random_outputs()
+    a, b = random_detections(), random_detections()
     b[3][0, 1] = 50
     assert difference(a, b) == difference(b, a) == np.inf
 
 
 def test_a_missing_detection_has_no_counterpart():
-    a, b = random_outputs(), random_outputs()
+    a, b = random_detections(), random_detections()
     a[3][1, 2], b[0][1] = 50, 2  # the third of the second image is the only one of its label
     assert difference(a, b) == difference(b, a) == np.inf
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.05005, 0), (0.0502, np.inf)])
 def test_a_detection_at_the_threshold_may_be_missing(score, expected):
-    a, b = random_outputs(), random_outputs()
+    a, b = random_detections(), random_detections()
     a[2][1, 2], a[3][1, 2], b[0][1] = score, 50, 2
     assert difference(a, b) == difference(b, a) == expected
 
 
 def test_the_last_of_a_full_list_may_be_missing():
-    a, b = ((np.array([6, 3]), *random_outputs()[1:]) for _ in range(2))
+    a, b = ((np.array([6, 3]), *random_detections()[1:]) for _ in range(2))
     b[3][0, 5] = 50
     assert difference(a, b) == difference(b, a) == 0
 

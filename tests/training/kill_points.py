@@ -72,7 +72,7 @@ def start():
     torch.manual_seed(0)
     model = SSD300(CONFIG)
     layout = StateLayout.of(model)
-    return layout.new_state(model), layout
+    return layout.load(model.state_dict()), layout
 
 
 def main():

@@ -78,8 +78,8 @@ class Reference:
     def __init__(self, split: CocoSplit) -> None:
         config = model_config("ssd300-r34", split.categories.num_classes)
         torch.manual_seed(SEED)
-        self.net = reference.TorchvisionStyleSSD(config)
-        self.net.load_ours(SSD300(config).state_dict())
+        self.net = reference.network(config)
+        reference.load_ours(self.net, SSD300(config).state_dict())
         self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.SGD(
             self.net.parameters(), 0.0, momentum=RECIPE.momentum, weight_decay=RECIPE.weight_decay

@@ -84,7 +84,8 @@ def test_lines_go_to_stdout(path, capsys):
     assert capsys.readouterr() == ("step 10 | loss 2.5\n", "")
 
 
-def test_other_ranks_say_and_write_nothing(tmp_path, capsys):
+def test_other_ranks_say_and_write_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     log = RunLog(None, 100)
     log.say("step 10")
     log.record("train", 10)

@@ -362,11 +362,14 @@ def test_a_new_run_starts_a_new_log(tmp_path):
     assert len(of_key(run(tmp_path / "log", SMALL), "run_start")) == 1
 
 
-def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path):
+@pytest.mark.parametrize(
+    "end", [':::MLLOG {"namespace": "", "time', "0123456789", ':::MLLOG {"key": "seed"}\n', "[[[[["]
+)
+def test_a_line_cut_off_by_a_crash_or_of_another_program_is_dropped(tmp_path, end):
     path = tmp_path / "log"
     train(begin(path, SMALL), SMALL, killed_at=9)
     whole = course(path)
-    path.write_text(path.read_text() + ':::MLLOG {"namespace": "", "time')
+    path.write_text(path.read_text() + end)
     begin(path, SMALL, first_step=9).close()
     assert course(path) == whole
 

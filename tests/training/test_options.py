@@ -33,6 +33,9 @@ def test_settings_are_plain_values():
         ({"weight_decay": -1.0}, "--wd -1.0: give 0 or more"),
         ({"ema_decay": 1.0}, "--ema 1.0: give 0 for none"),
         ({"loss_scale": float("inf")}, "--loss-scale inf: give `dynamic` or more than 0"),
+        ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
+        ({"accumulate": 0}, "--accumulate 0: give 1 or more"),
+        ({"patience": 0}, "--patience 0: give 1 or more"),
     ],
 )
 def test_numbers_that_make_no_run_are_refused_by_their_flag(number, words):
@@ -61,7 +64,10 @@ def test_paths_may_be_text_and_the_other_way_round():
     assert (options.out, options.backbone, options.data) == (Path("runs/mine"), Path("r34.pth"), "coco")
 
 
-@pytest.mark.parametrize(("option", "value"), [("max_restarts", -1), ("seed", 10**20)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("max_restarts", -1), ("seed", 10**20), ("keep", 0), ("print_every", 0), ("max_skipped", 0)],
+)
 def test_whole_numbers_that_make_no_run_are_refused_by_their_flag(option, value):
     with pytest.raises(InputError, match=f"--{option.replace('_', '-')} {value}: give"):
         replace(OPTIONS, **{option: value})

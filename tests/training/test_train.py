@@ -1,6 +1,5 @@
 """A run writes what it promises, resumes to the same bits, and mends nothing silently."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +15,7 @@ from ssd_graph.files import locked_folder
 from ssd_graph.scoring.evaluate import STAT_NAMES
 from ssd_graph.training.metrics import read_records
 from ssd_graph.training.validate import Validations
-from tests.conftest import train_tiny
+from tests.conftest import edit_annotations, train_tiny
 
 
 def test_a_run_leaves_checkpoints_and_metrics_and_nothing_else(trained):
@@ -50,16 +49,6 @@ def test_the_checkpoint_says_what_made_it(trained):
     assert len(checkpoint.run["train_fingerprint"]) == 64
 
 
-def test_resuming_gives_the_bits_of_a_straight_run(trained, tiny_coco, tmp_path):
-    train_tiny(tiny_coco, tmp_path, max_steps=4)
-    train_tiny(tiny_coco, tmp_path, max_steps=6, resume="auto")
-    straight, resumed = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path))
-    assert resumed.step == straight.step == 6
-    for name, tensor in {**straight.tensors, **straight.optimizer}.items():
-        assert torch.equal({**resumed.tensors, **resumed.optimizer}[name], tensor), name
-    assert [r["step"] for r in read_records(tmp_path / "metrics.jsonl", "train")] == [2, 3, 4, 6]
-
-
 def test_another_seed_gives_another_run(trained, tiny_coco, tmp_path):
     train_tiny(tiny_coco, tmp_path, max_steps=2, seed=2)
     first = [read_records(folder / "metrics.jsonl", "train")[0]["loss"] for folder in (trained, tmp_path)]
@@ -72,33 +61,17 @@ def test_a_finished_run_cannot_be_resumed(trained, tiny_coco):
     assert load_checkpoint(trained / "last.pth").step == 6
 
 
-def test_different_categories_in_the_two_files_are_refused(tiny_coco, tmp_path):
-    root = tmp_path / "data"
-    root.mkdir()
-    for name in ("train2017", "val2017"):
-        (root / name).symlink_to(tiny_coco / name)
-    (root / "annotations").mkdir()
-    for split in ("train", "val"):
-        content = json.loads((tiny_coco / "annotations" / f"instances_{split}2017.json").read_text())
-        if split == "val":
-            content["categories"].append({"id": 99, "name": "new"})
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+def test_different_categories_in_the_two_files_are_refused(own_coco, tmp_path):
+    edit_annotations(own_coco, lambda content: content["categories"].append({"id": 99, "name": "new"}), "val")
     with pytest.raises(InputError, match=r"category 99 is .new. in .*val2017.* and not there in .*train2017"):
-        train_tiny(root, tmp_path / "out", max_steps=1)
+        train_tiny(own_coco, tmp_path / "out", max_steps=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_categories_in_another_order_are_the_same(tiny_coco, tmp_path):
+def test_the_same_categories_in_another_order_are_the_same(tiny_coco, own_coco, tmp_path):
     """Their ids say which is which; nothing of the run moves."""
-    root = tmp_path / "data"
-    (root / "annotations").mkdir(parents=True)
-    for name in ("train2017", "val2017"):
-        (root / name).symlink_to(tiny_coco / name)
-    for split in ("train", "val"):
-        content = json.loads((tiny_coco / "annotations" / f"instances_{split}2017.json").read_text())
-        content["categories"] = content["categories"][:: -1 if split == "val" else 1]
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    for data, out in ((tiny_coco, "a"), (root, "b")):
+    edit_annotations(own_coco, lambda content: content["categories"].reverse(), "val")
+    for data, out in ((tiny_coco, "a"), (own_coco, "b")):
         train_tiny(data, tmp_path / out, max_steps=3)
     a, b = (read_records(tmp_path / out / "metrics.jsonl", "validation")[-1] for out in ("a", "b"))
     assert a == b
@@ -161,15 +134,11 @@ def test_a_run_that_is_refused_overwrites_nothing(trained, tiny_coco, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_resuming_on_changed_annotations_is_refused(trained, tiny_coco, tmp_path, split):
+def test_resuming_on_changed_annotations_is_refused(trained, own_coco, tmp_path, split):
     shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    shutil.copytree(tiny_coco, tmp_path / "data")
-    file = tmp_path / "data" / "annotations" / f"instances_{split}2017.json"
-    content = json.loads(file.read_text())
-    content["annotations"][0]["bbox"][0] += 1
-    file.write_text(json.dumps(content))
+    edit_annotations(own_coco, lambda content: content["annotations"][0].update(bbox=[1, 2, 20, 20]), split)
     with pytest.raises(InputError, match="has changed since the checkpoint was written"):
-        train_tiny(tmp_path / "data", tmp_path / "run", max_steps=7, resume="auto")
+        train_tiny(own_coco, tmp_path / "run", max_steps=7, resume="auto")
 
 
 def test_a_damaged_last_checkpoint_falls_back_and_the_run_goes_on(trained, tiny_coco, tmp_path, capsys):
@@ -284,14 +253,9 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint_ours_or_published(
     assert any(same_weights(before, after, "box_head.")) is named
 
 
-def test_fine_tuning_on_other_categories_starts_the_heads_anew(trained, tiny_coco, tmp_path, standing_still):
-    data = tmp_path / "data"
-    shutil.copytree(tiny_coco, data)
-    for file in (data / "annotations").iterdir():
-        content = json.loads(file.read_text())
-        content["categories"].append({"id": 99, "name": "new"})
-        file.write_text(json.dumps(content))
-    train_tiny(data, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=trained / "last.pth")
+def test_fine_tuning_on_other_categories_starts_the_heads_anew(trained, own_coco, tmp_path, standing_still):
+    edit_annotations(own_coco, lambda content: content["categories"].append({"id": 99, "name": "new"}))
+    train_tiny(own_coco, tmp_path / "run", max_steps=1, recipe=standing_still, checkpoint=trained / "last.pth")
     before, after = (load_checkpoint(folder / "last.pth") for folder in (trained, tmp_path / "run"))
     assert (before.model.num_classes, after.model.num_classes) == (7, 8)
     assert all(same_weights(before, after, "trunk.", "extra."))

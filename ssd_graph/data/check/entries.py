@@ -82,8 +82,8 @@ def check_images(entries: list[Any], findings: Findings, image_dir: Path, uprigh
     images = CheckedImages()
     names: set[str] = set()
     for entry in _mended_images(entries, findings, image_dir, upright):
-        image = _read(entry, ImageEntry)
-        if image is None or not _has_size(entry):
+        image = _image(entry)
+        if image is None:
             findings.add(p.BAD_IMAGE, entry)
             if (with_id := _read(entry, _WithId)) and with_id.id not in images.entries:
                 images.removed.add(with_id.id)
@@ -108,15 +108,16 @@ def _mended_images(entries: list[Any], findings: Findings, image_dir: Path, upri
         if local != name:
             findings.add(p.FOUND_BY_NAME, f"{name}: {local}")
             entry = {**entry, "file_name": local}
-        if local and not _has_size(entry) and _read(entry, _WithId) and (size := _size(image_dir / local, upright)):
+        if local and not _image(entry) and _read(entry, _WithId) and (size := _size(image_dir / local, upright)):
             findings.add(p.NO_SIZE, f"{local}: {size[0]}x{size[1]}")
             entry = {**entry, "width": size[0], "height": size[1]}
         yield entry
 
 
-def _has_size(entry: Any) -> bool:
+def _image(entry: Any) -> ImageEntry | None:
+    """An entry that has all that an image needs."""
     image = _read(entry, ImageEntry)
-    return image is not None and min(image.width, image.height) > 0
+    return image if image and min(image.width, image.height) > 0 else None
 
 
 def _size(path: Path, upright: bool) -> tuple[int, int] | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,8 @@ from ssd_graph.data.check.entries import CheckedImages, check_annotations, check
 from ssd_graph.data.check.problems import Findings, Kind, Problem
 from ssd_graph.data.coco import ROBOFLOW, find_annotations, images_of
 from ssd_graph.data.decode import FORMATS, decode, orientation, shown_size
-from ssd_graph.files import atomic_write
-
-Examine = Callable[[str, tuple[int, int]], tuple[Kind, str] | None]
-"""What is wrong with an image of a name and a size, and where; None if nothing is."""
+from ssd_graph.data.evaluation import pool_of
+from ssd_graph.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def check_split(
         return SplitCheck(split, file, findings.problems())
     categories = check_categories(content["categories"], findings)
     images = check_images(content["images"], findings, image_dir, upright)
-    num_unlisted = _check_files(images, partial(_examine, image_dir, quick, upright), image_dir, workers, findings)
+    num_unlisted = _check_files(images, image_dir, quick, upright, workers, findings)
     annotations = check_annotations(content["annotations"], images, categories, findings)
     if not annotations.boxed:
         findings.add(p.NO_BOXES, file.name)
@@ -137,8 +134,7 @@ def write_cleaned(check: SplitCheck, out: Path) -> None:
     refuse_input(check.annotation_file, out)
     if check.cleaned is None or not check.cleaned["annotations"]:
         raise InputError(f"no annotation in {check.annotation_file} can be kept; {out} was not written")
-    with atomic_write(out) as temporary:
-        temporary.write_text(json.dumps(check.cleaned))
+    write_whole(out, json.dumps(check.cleaned))
 
 
 def refuse_input(file: Path, out: Path) -> None:
@@ -162,7 +158,7 @@ def read_content(file: Path, findings: Findings) -> dict[str, Any] | None:
 
 
 def _check_files(
-    images: CheckedImages, examine: Examine, image_dir: Path, workers: int | None, findings: Findings
+    images: CheckedImages, image_dir: Path, quick: bool, upright: bool, workers: int | None, findings: Findings
 ) -> int:
     """Add to `images.removed` what has no sound file, and count the files that are not listed."""
     if not os.path.isdir(image_dir):
@@ -171,18 +167,14 @@ def _check_files(
     listed = {entry["file_name"] for entry in images.entries.values()} | {ROBOFLOW}  # which lies among the images
     wanted = [number for number in images.entries if number not in images.removed]
     names, sizes = [images.entries[number]["file_name"] for number in wanted], map(images.sizes.__getitem__, wanted)
-    pool = ThreadPoolExecutor(workers or usable_cores())
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            results = pool.map(examine, names, sizes)
-            bar = tqdm(results, image_dir.name, len(wanted), leave=False, disable=None, unit="image")
-            for number, result in zip(wanted, bar, strict=True):
-                if result:
-                    findings.add(*result)
-                    if result[0] is not p.TURNED:
-                        images.removed.add(number)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with pool_of(workers or usable_cores()) as pool, warnings.catch_warnings(action="ignore"):
+        results = pool.map(partial(_examine, image_dir, quick, upright), names, sizes)
+        bar = tqdm(results, image_dir.name, len(wanted), leave=False, disable=None, unit="image")
+        for number, result in zip(wanted, bar, strict=True):
+            if result:
+                findings.add(*result)
+                if result[0] is not p.TURNED:
+                    images.removed.add(number)
     return sum(file.is_file() and file.name not in listed for file in os.scandir(image_dir))
 
 

@@ -55,12 +55,11 @@ def _split_lines(check: SplitCheck) -> list[str]:
 def problem_lines(problems: Sequence[Problem]) -> list[str]:
     """Each problem with its number, what becomes of it, and its examples."""
     width = max((len(problem.kind.name) for problem in problems), default=0)
-    return [line for problem in problems for line in _problem_lines(problem, width)]
-
-
-def _problem_lines(problem: Problem, width: int) -> list[str]:
-    head = f"  {problem.count:>9,}  {problem.kind.name:{width}}  {problem.kind.effect}"
-    return [head, *(f"{'':15}{example}" for example in problem.examples)]
+    lines: list[str] = []
+    for problem in problems:
+        lines.append(f"  {problem.count:>9,}  {problem.kind.name:{width}}  {problem.kind.effect}")
+        lines += (f"{'':15}{example}" for example in problem.examples)
+    return lines
 
 
 def _histogram(checks: Sequence[SplitCheck]) -> list[str]:

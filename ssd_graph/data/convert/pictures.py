@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,13 @@ from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.entries import EDGE_TOLERANCE
 from ssd_graph.data.check.problems import Findings, Kind
+from ssd_graph.data.coco import MIN_SIDE
 from ssd_graph.data.decode import FORMATS, orientation, shown_size
+from ssd_graph.data.evaluation import pool_of
 
 LEFT_OUT = "left out"
 """How the effect of a kind begins that loses something."""
 NO_TEST = "left out the split test: training and scoring use train and val"
-_SMALLEST = 1e-6
-"""Share of the image's side from which on a box has an area: less can become 0 in float32."""
 
 MISSING = Kind(p.MISSING.name, LEFT_OUT)
 UNDECODABLE = Kind(p.UNDECODABLE.name, LEFT_OUT)
@@ -127,7 +126,7 @@ def _headers(paths: Sequence[Path]) -> dict[Path, _Header | Exception]:
         except Exception as error:  # a hostile file can make a decoder raise anything
             return error
 
-    with ThreadPoolExecutor(2 * usable_cores()) as pool:
+    with pool_of(2 * usable_cores()) as pool:
         bar = tqdm(pool.map(read, paths), "images", len(paths), leave=False, disable=None, unit="image")
         return dict(zip(paths, bar, strict=True))
 
@@ -175,7 +174,7 @@ def _inside(picture: Picture, size: tuple[int, int], data: DataSet) -> Iterator[
             x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
         left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         example = f"{place(picture.path)}: {x1:g} {y1:g} {x2:g} {y2:g}"
-        if not (right - left > _SMALLEST * width and bottom - top > _SMALLEST * height):
+        if not (right - left > MIN_SIDE * width and bottom - top > MIN_SIDE * height):
             data.findings.add(BOX_EMPTY, example)
             continue
         if max(left - x1, top - y1, x2 - right, y2 - bottom) > EDGE_TOLERANCE:

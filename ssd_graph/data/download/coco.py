@@ -138,11 +138,14 @@ def _obtain(root: Path, archive: Archive, mirror: str, waits: Sequence[float]) -
 def _require_address(mirror: str) -> None:
     try:
         parts = urllib.parse.urlsplit(mirror)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")  # its UnicodeError is a ValueError
+        valid = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid:
-        raise InputError(f"--mirror {mirror!r} is no address; it begins with http:// or https://")
+    if not (valid and mirror.isascii() and " " not in mirror):
+        raise InputError(
+            f"--mirror {mirror!r} is no address; it begins with http:// or https:// and is in ASCII without blanks"
+        )
 
 
 def _require_space(root: Path, archives: Sequence[Archive]) -> None:

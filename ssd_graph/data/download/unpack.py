@@ -54,7 +54,7 @@ def _checked_members(archive: zipfile.ZipFile, file: Path, folder: str, max_byte
     for member in members:
         if fault := _fault(member, folder):
             raise InputError(f"{file} holds {member.filename!r}, {fault}; it is not COCO's file, delete it")
-    if not any(not member.is_dir() for member in members):
+    if all(member.is_dir() for member in members):
         raise InputError(f"{file} holds no files; it is not COCO's file, delete it")
     claimed = sum(member.file_size + _BLOCK for member in members)
     if claimed > max_bytes:

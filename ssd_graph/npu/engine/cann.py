@@ -13,6 +13,7 @@ import msgspec
 from ssd_graph.cli import InputError
 from ssd_graph.npu.capture import Soc
 from ssd_graph.npu.engine.facts import Attribute, Facts, HostKernel, Kernel, Operator, Parameter, shipped_facts
+from ssd_graph.npu.node import torch_name
 
 Card = Literal["a2", "a3", "950"]
 """Atlas A2 and A3 are one SoC to torchair, with kernels of their own."""
@@ -31,7 +32,6 @@ _HOST_KERNELS = ("built-in/op_impl/aicpu/*/config/*_kernel.json", "vendors/*/op_
 _READ = ("input", "output", "dynamic_input", "dynamic_output", "attr", "opInfo", "dynamicFormat")
 """What the keys that matter begin with."""
 
-_NAMES = {"float": "float32", "double": "float64", "bf16": "bfloat16"}
 _ATTRIBUTES = {"int": "Int", "float": "Float", "bool": "Bool", "str": "String", "listInt": "ListInt"}
 _NEEDS: Mapping[str, Literal["required", "dynamic"]] = {"required": "required", "dynamic": "dynamic"}
 
@@ -201,5 +201,4 @@ def _parameters(table: Table, prefix: str) -> Iterator[tuple[str, dict[str, str]
 
 
 def _types(text: str) -> list[str]:
-    names = [name.strip().removeprefix("DT_").lower() for name in text.split(",") if name.strip()]
-    return [_NAMES.get(name, name) for name in names]
+    return [torch_name(name.strip()) for name in text.split(",") if name.strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -116,14 +116,12 @@ def _kernel_verdicts(
     if node.type == "MaxPoolWithArgmaxV1":  # of its two columns for 16 bits and 32 the engine may take either
         column = [types[i] if name == "argmax" else column[i] for i, name in enumerate(names)]
     known = [*(sources[i].rpartition(":")[0] in graph.constant for i in order), *(False for _ in outputs)]
-    casts: dict[bool, list[str]] = {True: [], False: []}
+    casts: defaultdict[Verdict, list[str]] = defaultdict(list)
     for name, a, b, constant in zip(names, types, column, known, strict=True):
         if a and b and a != b:
-            casts[_loses(a, b, constant)].append(f"{name} {a} to {b}")
-    if casts[True]:
-        yield "lossy", ", ".join(casts[True])
-    if casts[False]:
-        yield "casts", ", ".join(casts[False])
+            casts["lossy" if _loses(a, b, constant) else "casts"].append(f"{name} {a} to {b}")
+    for verdict, found in casts.items():
+        yield verdict, ", ".join(found)
 
 
 def _loses(given: str, taken: str, constant: bool) -> bool:

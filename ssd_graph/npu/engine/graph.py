@@ -11,7 +11,7 @@ import torch
 
 from ssd_graph.npu.capture import Soc
 from ssd_graph.npu.engine.facts import Facts, Kernel, Operator
-from ssd_graph.npu.node import DESCRIBED_DTYPES, DTYPES
+from ssd_graph.npu.node import DTYPES, described_dtype
 
 _PROMOTION = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
@@ -61,7 +61,7 @@ class TypedGraph:
             return None
         node = self.producer(source)
         if node.type == "Const":
-            return list(node.attr["value"].t.desc.shape.dim)
+            return list(node.attr["value"].t.desc.shape.dim) if "value" in node.attr else None
         if node.type == "Conv2DBackpropFilter":  # torchair describes what a view makes of it; input 1 is Shape(weight)
             size = self.producer([*node.input, "", ""][1])
             return self.shape_of(next(iter(size.input), "")) if size is not None else None
@@ -94,7 +94,7 @@ class TypedGraph:
         for node in self.nodes:
             kernel = self.kernel(node)
             on_host = kernel is not None and kernel.engine == "host"
-            if node.name in self.live - self.constant and not on_host and not self.is_no_cast(node):
+            if node.name in self.live and node.name not in self.constant and not on_host and not self.is_no_cast(node):
                 yield node
 
     def is_no_cast(self, node: Any) -> bool:
@@ -150,9 +150,9 @@ def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -
     kind, count = node.type, len(node.output_desc)
     inputs = [*inputs, *[None] * 5]  # a node may lack some
     if kind == "Const":
-        return [_described(node.attr["value"].t.desc) if "value" in node.attr else None]
+        return [_name_of(described_dtype(node.attr["value"].t.desc)) if "value" in node.attr else None]
     if kind == "Data":
-        return [_described(node.output_desc[0])]
+        return [_name_of(described_dtype(node.output_desc[0]))]
     if kind == "Cast":
         return [_attribute_type(node, "dst_type", 0)]
     if kind in _COMPARISONS:
@@ -194,11 +194,6 @@ def _promoted(types: Sequence[str | None]) -> str | None:
 
 def _attribute_type(node: Any, name: str, default: int) -> str | None:
     return _name_of(DTYPES.get(node.attr[name].i if name in node.attr else default))
-
-
-def _described(description: Any) -> str | None:
-    names = description.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
-    return _name_of(DESCRIBED_DTYPES.get(names[description.dtype].name))
 
 
 def _name_of(dtype: torch.dtype | None) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ssd_graph.npu.engine.graph import TypedGraph, data_inputs
-from ssd_graph.npu.node import Node
+from ssd_graph.npu.node import Node, pooling_window
 
 _AXES = {
     "ArgMaxWithValue": ("dimension",),
@@ -74,9 +74,7 @@ def _convolution_faults(
 
 
 def _pooling_faults(about: Node, images: Sequence[int], maps: Sequence[int]) -> Iterator[str]:
-    windows = [about.integers(name, []) for name in ("ksize", "strides", "pads")]
-    windows.append(about.integers("dilation", [1] * len(windows[0])))
-    inner = [window[1:3] if len(window) == 4 else window for window in windows]  # V1's outer numbers say nothing
+    inner = pooling_window(about, [])
     if any(len(window) != 2 for window in inner) or min(inner[1]) < 1:
         return
     up = about.boolean("ceil_mode", False)

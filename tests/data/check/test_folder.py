@@ -17,8 +17,9 @@ from ssd_graph.data.check.problems import printable
 from ssd_graph.data.coco import load_split
 from tests import REPOSITORY
 from tests.data.check.test_entries import CATEGORIES, annotation, image
+from tests.run import command, command_here, refused
 
-TOOL = REPOSITORY / "tools" / "check_coco.py"
+TOOL = "tools/check_coco.py"
 
 
 @pytest.fixture
@@ -189,15 +190,8 @@ def test_a_copy_never_replaces_what_was_checked(root):
         write_cleaned(check, check.annotation_file)
 
 
-def run(*arguments, cwd):
-    environment = {k: v for k, v in os.environ.items() if k != "SSD_GRAPH_DATA"}
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_the_command_on_a_sound_folder(root):
-    code, out, error = run(root, cwd=root)
+    code, out, error = command_here(TOOL, root, cwd=root)
     assert (code, error) == (0, "")
     assert out.endswith("verdict: clean\n")
 
@@ -205,10 +199,10 @@ def test_the_command_on_a_sound_folder(root):
 def test_the_command_on_a_broken_folder_cleans_on_demand(root):
     broken(root)
     before = (root / "annotations" / "instances_train2017.json").read_bytes()
-    code, out, error = run(root, cwd=root)
+    code, out, error = command_here(TOOL, root, cwd=root)
     assert (code, error) == (1, "")
     assert "--split train --fix OUT.json" in out
-    code, out, error = run(root, "--split", "train", "--fix", "clean.json", cwd=root)
+    code, out, error = command_here(TOOL, root, "--split", "train", "--fix", "clean.json", cwd=root)
     assert (code, error) == (1, "")
     for line in ("1  image file missing: removed with its boxes", "1  annotation id used again: given a new id"):
         assert line in out
@@ -223,39 +217,33 @@ def test_the_command_never_overwrites_its_input(root, name):
     for link in (root / "link.json", root / "annotations" / "link.json"):
         link.symlink_to(root / "annotations" / "instances_train2017.json")
     before = (root / "annotations" / "instances_train2017.json").read_bytes()
-    code, out, error = run(root, "--split", "train", "--fix", name, cwd=root)
-    assert (code, out, error.count("\n")) == (2, "", 1)
-    assert "never overwritten" in error
+    assert "never overwritten" in refused(TOOL, root, "--split", "train", "--fix", name, cwd=root)
     assert (root / "annotations" / "instances_train2017.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["/proc/no/clean.json", "file/clean.json", "n" * 300])
 def test_a_place_that_cannot_be_written_to_is_refused_in_one_line(root, name):
     (root / "file").touch()
-    code, out, error = run(root, "--split", "train", "--fix", name, cwd=root)
+    code, out, error = command_here(TOOL, root, "--split", "train", "--fix", name, cwd=root)
     assert (code, error.count("\n")) == (2, 1)
     assert ("verdict" in out) == (name[0] == "n")  # the length of a name shows only then
-    code, out, error = run("n" * 300, cwd=root)
-    assert (code, out, error.count("\n")) == (2, "", 1)
+    refused(TOOL, "n" * 300, cwd=root)
 
 
 def test_the_command_wants_to_know_which_split_to_clean(root):
-    code, _, error = run(root, "--fix", "clean.json", cwd=root)
-    assert (code, error.count("\n")) == (2, 1)
-    assert "--split" in error
+    assert "--split" in refused(TOOL, root, "--fix", "clean.json", cwd=root)
 
 
 def test_the_command_without_data_says_where_it_looked(tmp_path):
-    code, out, error = run(cwd=tmp_path)
+    code, out, error = command(TOOL, cwd=tmp_path)  # it asks for the variable when it is imported
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert "in 'coco'" in error
 
 
 def test_the_command_does_not_import_torch(root):
     code = f"import runpy, sys; sys.argv = ['x', {str(root)!r}]\n"
-    code += (
-        f"try: runpy.run_path({str(TOOL)!r}, run_name='__main__')\nexcept SystemExit: assert 'torch' not in sys.modules"
-    )
+    code += f"try: runpy.run_path({str(REPOSITORY / TOOL)!r}, run_name='__main__')\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

@@ -1,15 +1,12 @@
 """Folders as other tools write them, and what the command makes of them."""
 
 import json
-import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
-import pytest
 from PIL import ExifTags, Image
 
-from ssd_graph.commands.to_coco import main
+from tests.run import exit_code
 
 
 def picture(path, size=(100, 60), tag=None):
@@ -59,9 +56,7 @@ def every_layout(root):
 
 def convert(*arguments):
     """The exit code of the command."""
-    with patch.object(sys, "argv", ["to_coco.py", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
+    return exit_code("tools/to_coco.py", *arguments)
 
 
 def refused(capsys, *arguments):

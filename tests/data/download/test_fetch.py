@@ -8,6 +8,7 @@ import pytest
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.download.fetch import fetch
+from tests.conftest import refusal
 from tests.data.download.unreliable_server import serving
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -28,10 +29,7 @@ def fetched(server, folder, size=SIZE, path="/a.zip"):
 
 
 def refused(server, folder, **options):
-    with pytest.raises(InputError) as caught:
-        fetched(server, folder, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refusal(fetched, server, folder, **options)
 
 
 def test_a_file_arrives(server, tmp_path):
