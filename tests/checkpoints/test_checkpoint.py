@@ -108,7 +108,7 @@ def test_another_schema_is_refused_with_the_version_that_wrote_it(tmp_path, sche
 
 def test_a_kill_between_file_and_sum_leaves_a_whole_file(tmp_path, monkeypatch):
     saved(tmp_path / "a.pth")
-    monkeypatch.setattr("pathlib.Path.write_text", lambda *_: 1 / 0)
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         saved(tmp_path / "a.pth", seed=1)
     load_checkpoint(tmp_path / "a.pth")
