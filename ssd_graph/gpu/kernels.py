@@ -156,10 +156,9 @@ def _num_bytes(graph: InductorGraph, node: Any) -> int:
     if node.is_extern():
         return 0
     unused = graph.removed_buffers | graph.inplaced_to_remove  # fused away; the latter wait for a successor's memory
+    # A WeakDep is order only.
     return sum(
-        accessed_bytes(
-            graph, (a for a in accesses if a.name not in unused and not isinstance(a, WeakDep))
-        )  # order only
+        accessed_bytes(graph, (a for a in accesses if a.name not in unused and not isinstance(a, WeakDep)))
         for accesses in (node.read_writes.reads, node.read_writes.writes)
     )
 

@@ -78,6 +78,7 @@ def lower(
         outputs = [node.meta["val"] for node in cast(Sequence[fx.Node], module.graph.output_node().args[0])]
         return lambda *inputs: runner(lowering.code, inputs) if runner else outputs
 
+    backend = partial(compile_fx, inner_compile=inner_compile)
     torch.compiler.reset()
     log = logging.getLogger("torch._inductor.utils")
     try:
@@ -88,9 +89,7 @@ def lower(
             warnings.catch_warnings(action="ignore"),  # of caches that are off, as asked
             patch.object(log, "disabled", True),
         ):
-            torch.compile(
-                function, backend=partial(compile_fx, inner_compile=inner_compile), fullgraph=True, dynamic=False
-            )(*arguments)
+            torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*arguments)
     finally:
         torch.compiler.reset()
     (lowering,) = lowerings

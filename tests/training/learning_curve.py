@@ -41,11 +41,11 @@ SEED = 1
 RECIPE = replace(
     RECIPES["mlperf-256"],
     batch_size=8,
-    learning_rate=0.016,
-    warmup_epochs=2.0,
-    decay_epochs=(33.0, 37.0),
-    epochs=40.0,
-    evaluation_epochs=(5.0, 10.0, 20.0, 30.0, 36.0),
+    learning_rate=0.008,
+    warmup_epochs=4.0,
+    decay_epochs=(32.0, 36.0),
+    epochs=38.0,
+    evaluation_epochs=(5.0, 10.0, 20.0, 30.0, 34.0),
     augment=NO_AUGMENT,
 )
 
