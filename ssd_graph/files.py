@@ -193,14 +193,14 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
     """
     folder = user_cache() / name
     try:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent, ignore_cleanup_errors=True) as new:
                 make(Path(new))
                 os.chmod(new, 0o777 & ~_UMASK)
                 os.replace(new, folder)
     except OSError as error:
-        if not folder.is_dir():  # else another process was faster, and what it made is the same
+        if not os.path.isdir(folder):  # else another process was faster, and what it made is the same
             reason = error.strerror or error
             raise InputError(
                 f"cannot write {folder.parent}: {reason}; set SSD_GRAPH_CACHE to another folder"

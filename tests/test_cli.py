@@ -66,6 +66,7 @@ def test_a_command_without_stdout_or_stderr_ends_as_any(closed, main, code):
     command = "from ssd_graph.cli import InputError, run\ndef refuse(): raise InputError(str())\n" + f"run({main})"
     done = subprocess.run(f"exec {sys.executable} -c '{command}' {closed}", shell=True, capture_output=True)
     assert done.returncode == code
+    assert bool(done.stderr) == (code > 0 and closed == ">&-")
 
 
 def test_a_command_without_torch_says_what_to_install(monkeypatch, capsys):

@@ -194,8 +194,7 @@ def compiled_step(
     """What trains once on a batch shaped like `batch`, and the seconds its first call took."""
     config = model_config(preset, num_classes)
     step = TrainStep(config, RECIPES["mlperf-256"], amp=amp, memory_format=memory_format)
-    weights = SSD300(config).to(device).state_dict()
-    state = step.layout.load(weights, loss_scale=128.0 if amp == "fp16" else 1.0)
+    state = step.layout.load(SSD300(config).to(device).state_dict(), loss_scale=128.0 if amp == "fp16" else 1.0)
     keep_addresses(state)
     graph = compile_graph(step.__call__, backend)
     defaults, rate = device_default_boxes(device), torch.tensor(LEARNING_RATE, device=device)

@@ -124,9 +124,9 @@ def _as_its_recipe(given: dict[str, Any]) -> list[str]:
         lines.append(f"the seed's flags: its recipe, {recipe.name}, with what they change; --recipe chooses another")
         if "backbone" not in given and "checkpoint" not in given and _TRUNK.is_file():
             given["backbone"] = _TRUNK
-    if "lr" in given and isfinite(given["lr"]):  # TrainOptions refuses others
-        images = given.get("batch_size", recipe.batch_size) * given.get("accumulate", recipe.accumulate) * count
-        multiple = max(1, round(given["lr"] / 2.5e-3 * images / 32))
+    images = given.get("batch_size", recipe.batch_size) * given.get("accumulate", recipe.accumulate) * count
+    if "lr" in given and isfinite(multiple := given["lr"] / 2.5e-3 * images / 32):  # TrainOptions refuses most others
+        multiple = max(1, round(multiple))
         given["lr"] = 2.5e-3 * multiple * 32 / images
         lines.append(
             f"learning rate {2.5e-3 * multiple:.4g} for {images} images: the seed rounds to multiples of 0.0025"

@@ -74,6 +74,8 @@ def require_devices(kind: str, count: int, first: int = 0) -> DeviceKind:
     require_one_of(DEVICES, "devices", kind)
     if count < 1:
         raise InputError(f"--{kind}s {count}: give at least 1")
+    if first < 0:
+        raise InputError(f"--device-id {first}: give 0 or more")
     available = {"cpu": lambda: first + count, "gpu": _count_gpus, "npu": _count_npus}[kind]()
     if available < first + count:
         asked, fits = _device_flags(kind, count, first), min(count, available)
@@ -112,7 +114,7 @@ def deterministic_kernels() -> None:
     """Have GPUs choose kernels that give the same bits each time, whatever their speed; CPUs do without being asked."""
     from torch._inductor import config
 
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     config.deterministic = True
 
 

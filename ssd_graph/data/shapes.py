@@ -11,13 +11,14 @@ import colorsys
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd_graph.files import cached_folder
+from ssd_graph.files import cached_folder, user_cache
 
 CATEGORIES = {2: "disc", 3: "square", 5: "triangle", 7: "star", 11: "ring", 13: "cross"}
 """Category id -> name; hues lie evenly round the colour circle in this order."""
@@ -32,12 +33,10 @@ def shapes_root() -> Path:
     `SSD_GRAPH_CACHE` names another cache. The folder's name carries a hash of this file, so a changed
     generator never meets old images; it appears only when complete.
     """
-
-    def draw(folder: Path) -> None:
-        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {folder.parent}", flush=True)
-        write_shapes(folder, NUM_IMAGES)
-
-    return cached_folder(f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}", draw)
+    name = f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    if not os.path.isdir(folder := user_cache() / name):
+        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {folder}", flush=True)
+    return cached_folder(name, lambda folder: write_shapes(folder, NUM_IMAGES))
 
 
 def data_root(name: str) -> Path:

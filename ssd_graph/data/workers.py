@@ -42,7 +42,7 @@ class _Job(NamedTuple):
 
 
 class Workers:
-    """Worker processes and the ring of buffers they fill; use it in a `with` statement."""
+    """Worker processes and the ring of buffers they fill, until `close`."""
 
     def __init__(self, samples: Samples, num_workers: int, num_boxes: int) -> None:
         layout = Batch.layout(samples.batch_size, num_boxes)

@@ -103,6 +103,10 @@ def test_flags_that_the_seed_ignores_are_taken_and_named(flags):
     assert flags.split()[0] in notes[-1] or flags.split()[0].replace("_", "-") in notes[-1]
 
 
+def test_a_rate_beyond_all_use_is_passed_on():
+    assert run_of("--data_path=D --lr 1e307")[0].recipe.learning_rate == 1e307
+
+
 @pytest.mark.parametrize("rate", ["nan", "inf"])
 def test_a_rate_that_is_no_number_is_refused_by_its_flag(rate):
     with pytest.raises(InputError, match=f"--lr {rate}: give"):

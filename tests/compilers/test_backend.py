@@ -68,6 +68,8 @@ def test_what_is_not_there_is_refused_with_flags_that_fit(monkeypatch, count, fi
 def test_zero_devices_are_refused():
     with pytest.raises(InputError, match="at least 1"):
         require_devices("cpu", 0)
+    with pytest.raises(InputError, match="--device-id -1: give 0 or more"):
+        require_devices("gpu", 1, -1)
     with pytest.raises(InputError, match="devices 'tpu': give one of cpu, gpu, npu"):
         require_devices("tpu", 1)
 
@@ -136,9 +138,10 @@ def test_float32_can_be_asked_for_where_devices_round_it(monkeypatch):
 
 def test_deterministic_kernels_are_asked_for(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     monkeypatch.setattr(torch._inductor.config, "deterministic", False)
     deterministic_kernels()
-    assert torch.backends.cudnn.deterministic
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
     assert torch._inductor.config.deterministic
 
 

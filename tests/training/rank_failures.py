@@ -42,7 +42,7 @@ class Way(NamedTuple):
 WAYS = {
     "a bad image on rank 1": Way(2, "rank 1: cannot decode", "image"),
     "no memory on rank 1": Way(
-        2, "rank 1: not enough memory (CUDA out of memory); give less than --batch-size 2", "memory"
+        2, "rank 1: not enough memory (CUDA out of memory); give less than --batch-size 2, and --accumulate", "memory"
     ),
     "the same while rank 0 hangs": Way(2, "rank 1: not enough memory", "hang"),
     "a full disk on rank 0": Way(2, "rank 0: cannot write", "disk"),
