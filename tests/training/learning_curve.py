@@ -155,8 +155,8 @@ def plot(out: Path, picture: Path) -> None:
     other = [json.loads(line) for line in (out / "reference.jsonl").read_text().splitlines()]
     theirs = [r for r in other if "loss" in r], [r for r in other if "AP" in r]
     last = ours[0][-1]["step"]
-    parts = []
-    for left, name, kind, top in ((60, "loss", 0, 50.0), (430, "AP", 1, 1.0)):
+    parts, most = [], next(top for top in (0.2, 0.5, 1.0) if top >= max(r["AP"] for r in ours[1]))
+    for left, name, kind, top in ((60, "loss", 0, 50.0), (430, "AP", 1, most)):
         for value in np.linspace(0, top, 6):
             y = 240 - 200 * value / top
             parts.append(
