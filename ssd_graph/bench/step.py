@@ -48,6 +48,7 @@ NUM_BOXES = 64
 LEARNING_RATE = 1e-4
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 """Of the images that enter the network, as backend.DeviceKind has one for each device."""
+_NUM_ROUNDS = 5
 _MEASURED = ("compiled", "baseline", "first_call_seconds", "peak_memory_mb", "kernels_per_step")
 """Images a second, and what else is known of the compiled step."""
 
@@ -204,11 +205,8 @@ def compiled_step(
     return lambda batch: graph(state, batch, defaults, rate), time.perf_counter() - begin
 
 
-_NUM_ROUNDS = 5
-
-
 def seconds_of(steps: Sequence[Callable[[], Any]], num_steps: int, device: torch.device) -> list[float]:
-    """Seconds a call of each of `steps`: the quickest of five windows, which take turns, after one to warm up.
+    """Seconds a call of each of `steps`: the quickest of _NUM_ROUNDS windows, which take turns, after one to warm up.
 
     Turns, so that a machine that slows down slows all of them; the quickest, because whatever else it does can
     only add time.
