@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("b", type=Path, metavar="B", help="summary.json of the second, or its folder")
     parser.add_argument("--data", help="COCO folder, or `shapes` (default: the one that A was scored on)")
     parser.add_argument(
-        "--resamples", type=between(1, 10_000), default=1000, help="draws of images (default: %(default)s)"
+        "--resamples", type=between(100, 10_000), default=1000, help="draws of images (default: %(default)s)"
     )
     parser.add_argument("--seed", type=between(0, 2**63 - 1), default=1, help="of the draws (default: %(default)s)")
     parser.add_argument("--classes", type=positive, default=10, help="classes to print (default: %(default)s)")

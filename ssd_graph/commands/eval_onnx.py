@@ -84,6 +84,8 @@ def main() -> int:
         require_writable(out, "--out")
     recorded = load_recorded(args.verify) if args.verify else None
     settings = recorded.settings() if recorded else RunSettings()
+    if args.provider:
+        settings = replace(settings, precision=None)  # was the recorded provider's
     given = {name: getattr(args, name) for name in RunSettings.__slots__}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     computing = ("provider", "precision", "batch_size", "threads", "optimization", "reproducible")

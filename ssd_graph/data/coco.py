@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +51,9 @@ class Categories:
                 raise InputError(f"category {number} is '{name}' in {owner_of_others} and {here} in {owner}; {advice}")
 
 
+EDGE_TOLERANCE = 1.0
+"""Pixels that a box may reach over its image's edge, since published boxes are rounded."""
+
 MIN_SIDE = 1e-6
 """Of boxes, relative to the image; below, a box mirrored to where float32 has steps of 6e-8 could lose its area."""
 
@@ -79,8 +83,8 @@ class CocoSplit:
     """Images that no box is left for, in the file."""
     empty_images: EmptyImages = "drop"
     """Whether those are among the I."""
-    renamed: tuple[str, ...] = ()
-    """A remark on files that go by another name in the annotations."""
+    doubts: tuple[str, ...] = ()
+    """Remarks on what is accepted, and may not be what its writer meant."""
     upright: bool = False
     """Whether images are turned as their EXIF orientation says; `sizes` are of the turned ones then."""
 
@@ -107,7 +111,7 @@ class CocoSplit:
 
     def remarks(self) -> list[str]:
         """What its user should know of how it was read, a line each."""
-        lines, file = list(self.renamed), self.annotation_file.name
+        lines, file = list(self.doubts), self.annotation_file.name
         number = f"{self.num_empty_images:,}"
         if self.num_empty_images and self.empty_images == "keep":
             lines.append(
@@ -116,6 +120,11 @@ class CocoSplit:
         elif self.num_empty_images:
             lines.append(
                 f"left out {number} images of {file} without boxes, as the reference; --empty-images keep uses them"
+            )
+        if self.num_empty_boxes:
+            lines.append(
+                f"{self.num_empty_boxes:,} boxes of {file} have no area: training leaves them out, scoring counts them "
+                "as missed"
             )
         return lines
 
@@ -186,13 +195,35 @@ def load_split(root: Path, split: str, *, empty_images: EmptyImages = "drop", up
         raise InputError(f"no folder {image_dir}: {annotation_file.name} describes its images; unpack them there")
     columns = read_columns(annotation_file)
     names, renamed = _local_names(columns.file_names.tolist(), annotation_file, image_dir)
-    packed = _pack(replace(columns, file_names=names), annotation_file, image_dir)
+    columns = replace(columns, file_names=names)
+    packed = _pack(columns, annotation_file, image_dir)
     empty = np.diff(packed.offsets) == 0
     if empty.all():
         raise InputError(f"{annotation_file} has no annotated image; nothing to do")
     kept = _without(packed, empty) if empty_images == "drop" else packed
-    num_empty = int(empty.sum())
-    return replace(kept, num_empty_images=num_empty, empty_images=empty_images, renamed=renamed, upright=upright)
+    num_empty, doubts = int(empty.sum()), (*renamed, *_doubts(columns, annotation_file.name))
+    return replace(kept, num_empty_images=num_empty, empty_images=empty_images, doubts=doubts, upright=upright)
+
+
+def _doubts(columns: Columns, file: str) -> Iterator[str]:
+    """What makes training or an AP worthless, if it is not meant so."""
+    names, counts = np.unique(columns.file_names, return_counts=True)
+    if len(names) < len(columns.file_names):
+        yield (
+            f"{(counts > 1).sum():,} files stand in {file} as more than one image, such as "
+            f"{str(names[counts.argmax()])!r}: boxes of one entry are background in the others, in training and scoring"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = columns.xywh[:, :2] + columns.xywh[:, 2:]
+        beyond = np.maximum(-columns.xywh[:, :2], ends - columns.sizes[columns.owners]).max(1, initial=0)
+        areas, boxes = (values[~columns.crowds] for values in (columns.areas, columns.xywh[:, 2:].prod(1)))
+    if num_over := int((beyond > EDGE_TOLERANCE).sum()):
+        yield (
+            f"{num_over:,} boxes of {file} reach beyond their image; bbox is left, top, width and height in pixels; "
+            "tools/check_coco.py lists them"
+        )
+    if len(areas) > 1 and (areas == areas[0]).all() and not (boxes == boxes[0]).all():
+        yield f"every area of {file} is {areas[0]:g}: its AP for small, medium and large objects says nothing"
 
 
 def _local_names(names: list[str], annotation_file: Path, image_dir: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.decode import FORMATS, UNREADABLE, require_size
+from ssd_graph.data.decode import FORMATS, UNREADABLE, orientation, require_size
 from ssd_graph.data.evaluation import pool_of
 
 SUFFIXES = (
@@ -62,13 +63,17 @@ def _below(folder: Path) -> Iterator[Path]:
 def require_images(split: CocoSplit) -> None:
     """Raise InputError, which names the first one, if images are not there or of another size than stated.
 
-    Only headers are read: seconds for thousands of images. A terminal shows the progress.
+    Only headers are read: seconds for thousands of images. A terminal shows the progress, and a line on stderr says
+    how many images are stored turned and not turned upright.
     """
+    turned: list[int] = []
 
     def fault(i: int) -> str | None:
         try:
             with Image.open(split.path(i), formats=FORMATS) as image:
                 require_size(image, split.size(i), split.upright)
+                if not split.upright and orientation(image) != 1:
+                    turned.append(i)
         except UNREADABLE as error:
             return f"{split.path(i)}: {error}"
         return None
@@ -80,4 +85,9 @@ def require_images(split: CocoSplit) -> None:
         raise InputError(
             f"{len(faults)} of {len(split)} images of {split.annotation_file.name} cannot be used, the first is "
             f"{faults[0]}; `python tools/check_coco.py {split.image_dir.parent}` lists them"
+        )
+    if turned:
+        sys.stderr.write(
+            f"{len(turned)} of {len(split)} images of {split.annotation_file.name} are stored turned or mirrored (EXIF "
+            "orientation) and read so; --upright turns them\n"
         )

@@ -19,7 +19,7 @@ from ssd_graph.data.evaluation import image_batches
 from ssd_graph.data.image_files import require_images
 from ssd_graph.onnx_model.detector import OnnxDetector
 from ssd_graph.onnx_model.machine import processor, versions
-from ssd_graph.onnx_model.outputs import output_files, read_batches
+from ssd_graph.onnx_model.outputs import Outputs, output_files, read_batches
 from ssd_graph.onnx_model.providers import OPTIMIZATION_LEVELS, PRECISIONS, PROVIDERS
 from ssd_graph.scoring.detections import DetectionRows, detection_rows, join_rows
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
@@ -136,19 +136,18 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
     )
     if settings.outputs and not detector.is_raw:
         raise InputError(f"{model} is not raw; --outputs are those of a model that `export/to_onnx.py --raw` wrote")
-    split.categories.require(
-        detector.categories, split.annotation_file, model, "give the --data that it was trained for"
-    )
+    split = split.numbered_as(detector.categories, model, "give the --data that it was trained for")
     batch_size = settings.batch_size or detector.batch_size or 8
     if detector.batch_size not in (None, batch_size):
         raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
     upright = detector.upright if settings.upright is None else settings.upright
-    split = replace(split.part(slice(settings.limit)), upright=upright)
+    whole, split = split, replace(split.part(slice(settings.limit)), upright=upright)
     require_images(split)
     fingerprint, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
     if settings.outputs:
-        found = _read(detector, split, Path(settings.outputs), batch_size, fingerprint)
+        files = output_files(Path(settings.outputs), whole, settings.limit)
+        found = _read(detector, split, files, batch_size, fingerprint)
     else:
         found = _detect(detector, split, batch_size, fingerprint, calls)
     rows = join_rows(list(found))
@@ -186,10 +185,9 @@ def _detect(
 
 
 def _read(
-    detector: OnnxDetector, split: CocoSplit, folder: Path, batch_size: int, fingerprint: Any
+    detector: OnnxDetector, split: CocoSplit, files: list[Outputs], batch_size: int, fingerprint: Any
 ) -> Iterator[DetectionRows]:
-    """As `_detect`, of the network's outputs in `folder`, which are added to the hash."""
-    files = output_files(folder, split)
+    """As `_detect`, of the network's outputs in `files`, which are added to the hash."""
     for chosen, *outputs in read_batches(files, detector.categories.num_classes, batch_size, fingerprint):
         found = detector.detections_of(tuple(outputs), len(chosen))
         yield detection_rows(split.image_ids[chosen], split.sizes[chosen], *found)

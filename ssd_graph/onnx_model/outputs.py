@@ -29,16 +29,19 @@ class Outputs(NamedTuple):
     """Of files that hold a batch."""
 
 
-def output_files(folder: Path, split: CocoSplit) -> list[Outputs]:
+def output_files(folder: Path, split: CocoSplit, limit: int | None = None) -> list[Outputs]:
     """The files with `ploc` and `plabel` of each image, named after the image's file without its folder and ending.
 
     Where none has an image's name, files that end in "_ploc.npy" are batches: in the order of their names they hold
-    the images in the order of the annotations; what the last one has beyond them is left out.
+    the images of `split` in the order of the annotations; what the last one has beyond them is left out.
+
+    Args:
+        limit: of how many of the first images; None for all.
 
     Raises:
         InputError: the folder or a file is missing, or it is not clear which file is meant.
     """
-    stems = [Path(name).stem for name in split.file_names.tolist()]
+    stems = [Path(name).stem for name in split.file_names[:limit].tolist()]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
         raise InputError(f"{split.annotation_file} has several images named {twice[0]}; outputs are found by that name")
@@ -53,7 +56,9 @@ def output_files(folder: Path, split: CocoSplit) -> list[Outputs]:
     ends = forms[0] if forms else _FORMS[0]
     batches = sorted(name.removesuffix(ends[0]) for name in names if name.endswith(ends[0]))
     if not forms and batches:
-        return _rows([(folder / (name + ends[0]), folder / (name + ends[1])) for name in batches], split)
+        if len({len(name) for name in batches if name.isdecimal()}) > 1:
+            raise InputError(f"{folder}: batches are read in the order of their names; number them 01, 02 ... 11")
+        return _rows([(folder / (name + ends[0]), folder / (name + ends[1])) for name in batches], split)[:limit]
     files = [Outputs(folder / (stem + ends[0]), folder / (stem + ends[1])) for stem in stems]
     missing = [file.name for each in files for file in each[:2] if file.name not in names]
     if missing:
@@ -70,10 +75,17 @@ def _rows(batches: list[tuple[Path, Path]], split: CocoSplit) -> list[Outputs]:
         except _UNREADABLE as error:
             raise InputError(_advice(ploc, error)) from error
         rows += [Outputs(ploc, plabel, row) for row in range(last)]
+    has = f"{batches[0][0].parent} has outputs of {len(rows)} images in batches"
     if not len(split) <= len(rows) < len(split) + last:
         raise InputError(
-            f"{batches[0][0].parent} has outputs of {len(rows)} images in batches, {len(split)} are scored; name files "
-            "after images, or make them of these images in the order of the annotations"
+            f"{has}, {len(split)} are scored; name files after images, or make them of these images in the order of "
+            "the annotations"
+        )
+    listed = len(split) + split.num_empty_images
+    if split.empty_images == "drop" and len(split) < listed <= len(rows) < listed + last:
+        raise InputError(
+            f"{has}, which may be all {listed} or the {len(split)} with boxes, which are scored: give --empty-images "
+            "keep for all; for those with boxes, do not fill up the last batch"
         )
     return rows[: len(split)]
 

@@ -28,7 +28,7 @@ from ssd_graph.scoring.summary import empty_images, read_summary
 NUM_RESAMPLES = 1000
 SEED = 1
 MIN_IMAGES = 10
-"""A class on fewer images has no interval: draws of a handful are too much alike."""
+"""On fewer there are no intervals, of a class or of all: draws of a handful are too much alike."""
 
 _AGREEMENT = 1e-6
 """How far a summary's AP may be from that of its detections."""
@@ -74,7 +74,7 @@ class Comparison:
     b: Evaluation
     num_resamples: int
     stats: dict[str, Change]
-    """By name, in the order of STAT_NAMES; AP, AP50 and AP75 have intervals."""
+    """By name, in the order of STAT_NAMES; AP, AP50 and AP75 have intervals, given MIN_IMAGES with objects."""
     per_class: dict[str, Change]
     """AP by class, in the order of category ids; classes on at least MIN_IMAGES images have intervals."""
     num_objects: dict[str, int]
@@ -85,8 +85,10 @@ class Comparison:
         ap = self.stats["AP"]
         if self.a.summary["detections_sha256"] == self.b.summary["detections_sha256"]:
             return "The detections are the same."
-        if ap.difference is None or ap.includes_zero is None:
+        if ap.difference is None:
             return "There are no objects, so there is nothing to compare."
+        if ap.includes_zero is None:
+            return f"AP changes by {ap.difference:+.4f}. Fewer than {MIN_IMAGES} images have objects: too few to tell."
         told = "includes 0: these images cannot tell the two apart" if ap.includes_zero else "does not include 0"
         return f"AP changes by {ap.difference:+.4f}. The {LEVEL:.0%} interval of the change {told}."
 
@@ -142,7 +144,10 @@ def compare(
         _check_agreement(side, ap)
     draws = draw_images(len(image_ids), num_resamples, seed)
     differences = resampled[1](draws) - resampled[0](draws)  # [B, T, K]
-    shown = {"AP": differences, "AP50": differences[:, :1], "AP75": differences[:, 5:6]}
+    num_objects = resampled[0].num_objects
+    shown: dict[str, np.ndarray] = {}
+    if (num_objects > 0).any(0).sum() >= MIN_IMAGES:
+        shown = {"AP": differences, "AP50": differences[:, :1], "AP75": differences[:, 5:6]}
     one, other = (side.summary["stats"] for side in (a, b))
     stats = {
         name: Change(
@@ -152,7 +157,6 @@ def compare(
         )
         for name in STAT_NAMES
     }
-    num_objects = resampled[0].num_objects
     if len(num_objects) != len(a.summary["per_class"]):
         raise InputError(f"{a.path} does not have the classes of {split.annotation_file}; evaluate again")
     enough = (num_objects > 0).sum(1) >= MIN_IMAGES
@@ -220,11 +224,12 @@ def _lines(comparison: Comparison, num_classes: int) -> Iterator[str]:
     yield from (_row(f"{name:{width}}", change) for name, change in comparison.stats.items())
     yield f"\n{comparison.verdict()}"
     if largest:
+        expected = (1 - LEVEL) * len(tested)
         certain = sum(not change.includes_zero for change in tested.values())
         yield (
             "\nAP of the classes that change most. The interval leaves out 0 for "
             f"{certain} of {len(tested)} classes on {MIN_IMAGES} images\n"
-            f"or more; if nothing truly changed, it would for about {(1 - LEVEL) * len(tested):.1g}.\n"
+            f"or more; if nothing truly changed, it would for about {expected:{'.0f' if expected >= 1 else '.1g'}}.\n"
         )
         yield head
         yield from (

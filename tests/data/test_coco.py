@@ -3,6 +3,7 @@ real COCO images, and that every kind of broken file ends in an InputError which
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -112,6 +113,30 @@ def test_an_image_with_only_empty_boxes_is_left_out(tmp_path):
     assert split.image_ids.tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"images": [image(1), image(2, file_name="1.jpg")]},
+            r"1 files stand in .* as more than one image, .* '1\.jpg'",
+        ),
+        ({"annotations": [annotation(), annotation(bbox=(150, 10, 180, 60))]}, "1 boxes .* reach beyond their image"),
+        ({"annotations": [annotation(), annotation(bbox=(-1.5, 10, 5, 5))]}, "1 boxes .* reach beyond their image"),
+        ({"annotations": [annotation(), annotation(bbox=(9, 9, 0, 5))]}, "1 boxes .* scoring counts them as missed"),
+        ({"annotations": [annotation(area=1), annotation(bbox=(9, 9, 7, 5), area=1)]}, "every area of .* is 1: its AP"),
+    ],
+)
+def test_what_is_accepted_and_may_not_be_meant_is_said(tmp_path, changes, words):
+    write(tmp_path, **changes)
+    assert re.search(words, "\n".join(load_split(tmp_path, "train").remarks()))
+
+
+@pytest.mark.parametrize("bbox", [(20, 10, 40, 50), (-1, 10, 202, 50)])
+def test_of_what_is_usual_nothing_is_said(tmp_path, bbox):
+    annotations = [annotation(area=5), annotation(bbox=bbox, area=5), annotation(bbox=(1, 2, 3, 4), area=5.5)]
+    assert load_split(write(tmp_path, annotations=annotations), "train").remarks() == []
+
+
 def test_bbox_only_file_is_found(tmp_path):
     split = load_split(write(tmp_path, "val", "bbox_only_"), "val")
     assert split.annotation_file.name == "bbox_only_instances_val2017.json"
@@ -187,6 +212,7 @@ def test_a_missing_image_folder_is_named(tmp_path):
 def test_real_coco_gives_the_published_counts(shared, name, counts):
     split = load_split(shared / "coco_mini", name)
     assert (len(split), len(split.boxes), split.max_boxes, split.num_empty_boxes) == counts
+    assert split.doubts == ()
     assert split.categories.num_classes == 81
     assert split.categories.ids[-1] == 90
 

@@ -54,3 +54,14 @@ def test_a_photo_that_is_stored_turned_is_told_of_the_flag_and_accepted_with_it(
     with pytest.raises(InputError, match="EXIF orientation 8"):
         require_images(split)
     require_images(replace(split, upright=True))
+
+
+def test_mirrored_photos_are_counted_unless_they_are_turned(split, capfd):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    for i in (1, 4):
+        Image.new("RGB", split.size(i)).save(split.path(i), "JPEG", exif=exif)
+    require_images(replace(split, upright=True))
+    assert capfd.readouterr().err == ""
+    require_images(split)
+    assert f"2 of {len(split)} images of instances_val2017.json are stored turned or mirrored" in capfd.readouterr().err

@@ -193,6 +193,23 @@ def test_batches_of_other_images_or_shapes_are_refused(home, split, outputs):
         score(home, split, outputs)
 
 
+def test_batches_of_all_images_are_not_taken_for_those_of_the_images_with_boxes(home, split, outputs):
+    in_batches(split, outputs, 4, surplus=2)
+    few = replace(split, num_empty_images=1)
+    with pytest.raises(InputError, match=r"may be all 7 or the 6 with boxes, .* give --empty-images keep for all"):
+        output_files(outputs, few)
+    assert len(output_files(outputs, replace(few, empty_images="keep"))) == 6
+    assert len(output_files(outputs, replace(split, num_empty_images=3), limit=2)) == 2
+
+
+def test_batches_whose_numbers_have_other_lengths_are_refused(home, split, outputs):
+    in_batches(split, outputs, 1)
+    for end in ("ploc", "plabel"):
+        (outputs / f"003_{end}.npy").rename(outputs / f"03_{end}.npy")
+    with pytest.raises(InputError, match=r"read in the order of their names; number them 01, 02 \.\.\. 11"):
+        score(home, split, outputs)
+
+
 def test_a_limit_reads_those_of_the_first_images(home, split, outputs):
     everything, first = score(home, split, outputs).rows, score(home, split, outputs, limit=2).rows
     kept = np.isin(everything.image_ids, split.image_ids[:2])

@@ -10,7 +10,7 @@ import pytest
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import load_split
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
-from ssd_graph.onnx_model.reproduce import compare, first_difference, load_recorded
+from ssd_graph.onnx_model.reproduce import _line, compare, first_difference, load_recorded
 from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.detections_file import detections_json, sha256_of
 from ssd_graph.scoring.summary import write_summary
@@ -78,6 +78,13 @@ def test_the_same_detections_may_have_other_numbers(recorded, result):
             "detections: the same, other numbers: the twelve numbers move by up to 0.010000, AP by +0.010000",
         ],
     )
+
+
+def test_nothing_found_is_different_too(recorded, result):
+    nothing = DetectionRows(*(column[:0] for column in result.rows))
+    assert first_difference(recorded.rows, nothing).startswith(f"{len(result.rows)} of {len(result.rows)} lines differ")
+    assert first_difference(nothing, result.rows).endswith(f"now {_line(result.rows, 0)}")
+    assert first_difference(nothing, nothing) == "the two lists hold the same detections"
 
 
 def test_another_model_or_other_pixels_are_named_first(recorded, result):

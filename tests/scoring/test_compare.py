@@ -118,6 +118,12 @@ def test_sizes_without_objects_have_no_numbers(data, split, good, tmp_path):
     assert (small.a, small.b, small.difference) == (None, None, None)
 
 
+def test_few_images_have_no_interval(data, split, tmp_path):
+    comparison = compared(data, *(write(tmp_path / str(n), split, rows, 9) for n, rows in enumerate(parts(split, 9))))
+    assert [change.includes_zero for change in comparison.stats.values()] == [None] * 12
+    assert comparison.verdict().endswith("Fewer than 10 images have objects: too few to tell.")
+
+
 def test_exchanging_the_sides_changes_the_signs(data, split, good, tmp_path):
     other = write(tmp_path / "other", split, made_detections(split, seed=1))
     there, back = compared(data, good, other), compared(data, other, good)
@@ -254,12 +260,12 @@ def test_what_is_no_summary_is_refused_by_name(tmp_path, text):
 
 def test_the_command_prints_a_table_or_json(data, split, good, tmp_path):
     other = write(tmp_path / "other", split, made_detections(split, seed=1))
-    flags = ("--data", data, "--resamples", 20, "--json", tmp_path / "changes.json")
+    flags = ("--data", data, "--resamples", 100, "--json", tmp_path / "changes.json")
     code, out, error = command_here(TOOL, good, other.parent, *flags, cwd=tmp_path)
     assert (code, error) == (0, "")
     assert [line.split()[0] for line in out.split("interval\n")[1].splitlines()[:12]] == list(STAT_NAMES)
     # On the data set that they were scored on.
-    _, printed, _ = command_here(TOOL, good, other, "--resamples", 20, "--json", "-", cwd=tmp_path)
+    _, printed, _ = command_here(TOOL, good, other, "--resamples", 100, "--json", "-", cwd=tmp_path)
     assert json.loads(printed)["stats"] == json.loads((tmp_path / "changes.json").read_text())["stats"]
 
 

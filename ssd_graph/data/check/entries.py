@@ -20,13 +20,10 @@ from PIL import Image
 
 from ssd_graph.data.check import problems as p
 from ssd_graph.data.check.problems import Findings
-from ssd_graph.data.coco import MIN_SIDE
+from ssd_graph.data.coco import EDGE_TOLERANCE, MIN_SIDE
 from ssd_graph.data.coco_file import LARGEST_AREA, AnnotationEntry, CategoryEntry, Id, ImageEntry
 from ssd_graph.data.decode import FORMATS, shown_size
 from ssd_graph.data.file_names import leaves_folder, local_names
-
-EDGE_TOLERANCE = 1.0
-"""Pixels that a box may reach over its image's edge, since published boxes are rounded."""
 
 BOX_KINDS = (None, p.BOX_OVER_EDGE, p.BOX_OUTSIDE, p.BOX_EMPTY, p.BOX_NEGATIVE, p.BOX_NOT_FINITE)
 """What `judge_boxes` finds; training uses the first three."""

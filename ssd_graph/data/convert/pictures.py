@@ -14,15 +14,15 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.check import problems as p
-from ssd_graph.data.check.entries import EDGE_TOLERANCE
 from ssd_graph.data.check.problems import Findings, Kind
-from ssd_graph.data.coco import MIN_SIDE
+from ssd_graph.data.coco import EDGE_TOLERANCE, MIN_SIDE
 from ssd_graph.data.decode import FORMATS, orientation, shown_size
 from ssd_graph.data.evaluation import pool_of
 
 LEFT_OUT = "left out"
 """How the effect of a kind begins that loses something."""
 NO_TEST = "left out the split test: training and scoring use train and val"
+ONLY_TEST = "which neither trains nor scores; call it train or val"
 
 MISSING = Kind(p.MISSING.name, LEFT_OUT)
 UNDECODABLE = Kind(p.UNDECODABLE.name, LEFT_OUT)

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Kind
-from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, ONLY_TEST, DataSet, Object, Picture, place
 from ssd_graph.data.file_names import last_part
 from ssd_graph.data.image_files import SUFFIXES, find_images
 
@@ -40,8 +40,8 @@ def _has_xml(root: Path) -> bool:
 def read_voc(root: Path, difficult: Difficult) -> DataSet:
     """The data set of a folder that `find_voc` found.
 
-    VOC counts pixels from 1, and both corners belong to the box. Where a corner lies below 1, the writer of the data
-    set counted from 0, and all corners are taken as they are.
+    VOC counts pixels from 1, and both corners belong to the box. Where a corner lies below 1, or most boxes have
+    fractions of pixels, the writer of the data set counted from 0, and all corners are taken as they are.
 
     Args:
         difficult: what becomes of the objects that VOC does not score.
@@ -57,6 +57,8 @@ def read_voc(root: Path, difficult: Difficult) -> DataSet:
         for path in paths:
             for name in (path.stem, path.name):  # what two images have says nothing
                 images[name] = None if name in images else path
+        # First those of an image's own name, which a copy of one, or one whose image is gone, may name too.
+        files.sort(key=lambda file: file.stem not in images)
         read = (_read(file, images, numbers, difficult, data) for file in files)
         data.splits[split] = [picture for picture in read if picture]
         described = {file.stem for file in files} | {picture.path.stem for picture in data.splits[split]}
@@ -67,11 +69,14 @@ def read_voc(root: Path, difficult: Difficult) -> DataSet:
     sorted_numbers = {numbers[name]: number for number, name in data.categories.items()}
     boxes = [thing.xyxy for split in data.splits.values() for picture in split for thing in picture.objects]
     low = sum(min(box[:2]) < 1 for box in boxes)
-    if low:
-        data.notes.append(f"corners are taken to count from 0, not from 1 as in VOC: {low} boxes begin below 1")
+    broken = sum(any(corner % 1 for corner in box) for box in boxes)
+    from_0 = low or 2 * broken > len(boxes)
+    if from_0:
+        why = f"{low} boxes begin below 1" if low else f"{broken} boxes have fractions of pixels"
+        data.notes.append(f"corners are taken to count from 0, not from 1 as in VOC: {why}")
     for split in data.splits.values():
         for picture in split:
-            picture.objects[:] = [_final(thing, sorted_numbers, 0 if low else 1) for thing in picture.objects]
+            picture.objects[:] = [_final(thing, sorted_numbers, 0 if from_0 else 1) for thing in picture.objects]
     return data
 
 
@@ -93,9 +98,11 @@ def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path, bool
         }
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
     lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}
-    if "test" in lists:
-        data.notes.append(NO_TEST)
     chosen = {split: lists[split] for split in ("train", "val") if split in lists}
+    if "test" in lists:
+        if not chosen and "trainval" not in lists:
+            raise InputError(f"{lists['test'].parent} lists test only, {ONLY_TEST}")
+        data.notes.append(NO_TEST)
     if not chosen and "trainval" not in lists:
         return {"train": (files, images, False)}
     listed = {split: _listed(file, folder, data) for split, file in (chosen or {"train": lists["trainval"]}).items()}

@@ -13,7 +13,7 @@ import yaml
 from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Findings, Kind
 from ssd_graph.data.coco_file import Id
-from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, DataSet, Object, Picture, place
+from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, ONLY_TEST, DataSet, Object, Picture, place
 from ssd_graph.data.image_files import find_images
 
 _ROUNDING = 0.01
@@ -119,6 +119,8 @@ def _splits(settings: _Settings, root: Path) -> dict[str, list[str]]:
     if not splits:
         usual = {split: [f for f in folders if (root / f).is_dir()][:1] for split, folders in _USUAL.items()}
         splits = {split: found for split, found in usual.items() if found}
+    if not splits and settings.test:
+        raise InputError(f"{root} has the split test only, {ONLY_TEST}")
     return splits or {"train": ["images" if (root / "images").is_dir() else "."]}
 
 
@@ -146,7 +148,11 @@ def _locate(entry: str, bases: list[Path]) -> Path | None:
     parts = [part for part in PurePosixPath(entry).parts if part not in ("/", "..")]
     candidates = [base / entry for base in bases]
     # `images` alone would do for every split.
-    candidates += [bases[-1].joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
+    within = [bases[-1].joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
+    if len(bases) == 1 and entry.startswith("../"):
+        # Roboflow writes `../train/images` for its train/images; outside may lie those of a neighbour.
+        candidates = within[:1] + candidates
+    candidates += within
     # Unlike Path.exists, this is False for a name that no file can have.
     return next((path for path in candidates if os.path.exists(path)), None)
 

@@ -33,7 +33,8 @@ def test_eighty_classes_of_two_splits_fit_a_screen():
 
 def test_a_problem_has_count_examples_and_effect():
     text = report([checked(problems=[Problem(p.BOX_EMPTY, 1234, ("here", "there"))])])
-    assert "    1,234  box without area  training leaves these out\n               here\n               there" in text
+    effect = "training leaves these out, scoring counts them as missed"
+    assert f"    1,234  box without area  {effect}\n               here\n               there" in text
     assert text.splitlines()[-1].startswith("verdict: 1,234 findings of 1 kind; --split train --fix")
 
 

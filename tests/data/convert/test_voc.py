@@ -49,6 +49,15 @@ def test_corners_that_begin_at_0_are_all_taken_as_they_are(root, capsys):
     assert "1 boxes begin below 1" in capsys.readouterr().out
 
 
+def test_corners_of_which_most_are_fractions_are_taken_as_they_are(root, capsys):
+    xml(root, [("cat", 2.5, 7, 20.25, 30), ("dog", 5, 5.5, 9, 9)])
+    assert converted(root) == {"a.jpg": [("cat", 2.5, 7, 17.75, 23), ("dog", 5, 5.5, 4, 3.5)]}
+    assert "2 boxes have fractions of pixels" in capsys.readouterr().out
+    xml(root, [("cat", 2.5, 7, 20.25, 30), ("dog", 5, 5, 9, 9)])
+    assert convert(root, root.parent / "whole") == 0
+    assert boxes(root.parent / "whole")["a.jpg"][1] == ("dog", 4, 4, 5, 5)
+
+
 def test_categories_are_those_of_all_splits_in_the_order_of_their_names(root):
     xml(root, [("zebra", 1, 1, 9, 9), ("ant", 1, 1, 9, 9)])
     converted(root)
@@ -80,6 +89,13 @@ def test_test_is_left_out_and_files_that_no_list_names_are_told(root, capsys):
     out = capsys.readouterr().out
     assert "left out the split test" in out
     assert "Annotations/c.xml" in out
+
+
+def test_test_alone_is_refused(root, capsys):
+    main = root / "ImageSets" / "Main"
+    (main / "train.txt").rename(main / "test.txt")
+    (main / "val.txt").unlink()
+    assert "Main lists test only, which neither trains nor scores" in refused(capsys, root, root.parent / "out")
 
 
 @pytest.mark.parametrize("lists", [{"trainval": "a\nb\n"}, {}])
@@ -116,6 +132,13 @@ def test_the_image_is_found_by_its_name_or_by_the_name_of_the_xml_file(root, nam
 def test_xml_files_that_all_name_one_image_get_their_own(root):
     write(root / "Annotations" / "b.xml", voc([CAT], "a.jpg"))
     assert converted(root, split="val") == {"b.jpg": [BOX]}
+
+
+def test_an_image_has_the_boxes_of_its_own_xml_file_though_an_earlier_one_names_it(root, capsys):
+    (root / "ImageSets" / "Main" / "train.txt").unlink()
+    listed(root, train="Copy of a\na\n")
+    write(root / "Annotations" / "Copy of a.xml", voc([("dog", 1, 1, 100, 60)], "a.jpg"))
+    assert converted(root, code=1) == {"a.jpg": [BOX]}
 
 
 def test_of_two_images_of_one_stem_the_named_one_is_taken_and_of_two_of_one_name_none(root, capsys):

@@ -68,6 +68,20 @@ def test_images_are_found_however_the_yaml_names_them(root, entries):
     assert only_box(root) == ("cat", BOX)
 
 
+def test_a_neighbours_images_are_not_those_of_the_folder_that_is_named(root):
+    for split in ("train", "valid"):
+        picture(root.parent / split / "images" / f"{split}.jpg")
+        write(root.parent / split / "labels" / f"{split}.txt", "1 0.5 0.5 1 1\n")
+    assert only_box(root) == ("cat", BOX)
+
+
+def test_test_alone_is_refused(root, capsys):
+    (root / "valid").rename(root / "test")
+    (root / "train").rename(root / "other")
+    describe(root, test="test/images")
+    assert "has the split test only, which neither trains nor scores" in refused(capsys, root, root.parent / "out")
+
+
 def test_a_val_of_null_is_none(root, capsys):
     picture(root / "train" / "images" / "more.jpg")
     write(root / "train" / "labels" / "more.txt", LABEL)
