@@ -233,6 +233,11 @@ def read_weights_file(path: Path, origin: str = _OF_A_RUN) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can make the unpickler raise anything
+        if "torch_npu" in str(error):
+            raise InputError(
+                f"{path} holds tensors of an NPU; load it there, and save it again with its tensors on the CPU "
+                "(`tensor.cpu()`)"
+            ) from error
         # torch's words go on with advice to unpickle what a stranger wrote.
         reason = str(error).partition("\n")[0].partition(". ")[0].partition("weights_only")[0][:200].rstrip(" ,;(")
         raise InputError(

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssd_graph.cli import InputError, launched, say_once
-from ssd_graph.config import RECIPES, Recipe
+from ssd_graph.config import RECIPES
+
+if TYPE_CHECKING:  # which takes long to import
+    from ssd_graph.training.options import TrainOptions
 
 _TRUNK = Path("resnet34-333f7ec4.pth")
 """The seed reads ImageNet's weights from there, in the current folder."""
@@ -76,6 +79,9 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
         InputError: a flag cannot be obeyed.
     """
     no_effect = given.pop("no_effect", ())
+    if launched():
+        given.pop("local_rank", None)  # torch.distributed.launch adds it to each rank's command
+        words = [word for word in words if not word.replace("_", "-").startswith("--local-rank")]
     if str(given.get("backbone")) in _TRUNKS:
         no_effect += (f"--backbone {given.pop('backbone')}",)
     if not no_effect and not _ITS_OWN & {word.partition("=")[0].replace("_", "-") for word in words}:
@@ -83,7 +89,10 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     _refuse_warmup(given.pop("warmup", None))
     tag, rank, half = given.pop("tag", None), given.pop("local_rank", None), given.pop("use_fp16", False)
     num_ranks = _join_ranks(rank)
-    if not {"npus", "gpus", "cpus"} & set(given):
+    if tag and training and given.get("resume", "auto") == "auto":
+        given.setdefault("out", Path("runs") / tag)
+    before = _run_to_resume(given) if training and "eval_only" not in given else None
+    if not {"npus", "gpus", "cpus"} & set(given) and (before is None or num_ranks > 1):
         given[f"{_kind_at_hand()}s"] = num_ranks
     if num_ranks > 1:
         given.pop("device_id", None)  # its number of devices there
@@ -92,10 +101,8 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     lines = [f"of the seed's flags, these change nothing here: {', '.join(no_effect)}"] if no_effect else []
     if not training or "eval_only" in given:
         return lines
-    if tag and given.get("resume", "auto") == "auto":
-        given.setdefault("out", Path("runs") / tag)
     if "recipe" not in given:
-        lines = [*_as_its_recipe(given), *lines]
+        lines = [*_as_its_recipe(given, before), *lines]
     return lines
 
 
@@ -105,19 +112,20 @@ def say(notes: Iterable[str], num_devices: int) -> None:
         list(map(say_once, notes))
 
 
-def _recipe_to_resume(given: dict[str, Any]) -> Recipe | None:
-    """The recipe of the run that --resume finds; a restart before the first checkpoint finds none."""
+def _run_to_resume(given: dict[str, Any]) -> TrainOptions | None:
+    """The run that --resume finds, if any; a restart before the first checkpoint finds none."""
     if "resume" not in given:
         return None
     from ssd_graph.training.plan import run_to_resume
 
     before, _ = run_to_resume(given["resume"], given.get("out"))
-    return before and before.recipe
+    return before
 
 
-def _as_its_recipe(given: dict[str, Any]) -> list[str]:
-    count, lines = next(given[kind] for kind in ("npus", "gpus", "cpus") if kind in given), []
-    recipe = _recipe_to_resume(given)
+def _as_its_recipe(given: dict[str, Any], before: TrainOptions | None) -> list[str]:
+    counts, lines = [given[kind] for kind in ("npus", "gpus", "cpus") if kind in given], []
+    count = counts[0] if counts or before is None else before.num_devices
+    recipe = before.recipe if before else None
     if recipe is None:
         recipe = RECIPES["seed-8p" if count == 8 else "seed-1p"]
         given["recipe"] = recipe.name

@@ -82,9 +82,14 @@ def require_devices(kind: str, count: int, first: int = 0) -> DeviceKind:
         raise InputError(
             f"{asked}: this machine shows {available}; give {_device_flags(kind, fits, min(first, available - fits))}"
             if available
-            else f"{asked}: no {kind.upper()} is visible on this machine; use --cpus 1 to try it without"
+            else f"{asked}: no {kind.upper()} is visible on this machine{_build(kind)}; use --cpus 1 to try it without"
         )
     return DEVICES[kind]
+
+
+def _build(kind: str) -> str:
+    for_cpus = kind == "gpu" and torch.version.cuda is None and torch.version.hip is None
+    return f" to torch {torch.__version__}, a build for CPUs (docs/gpu.md says what to install)" if for_cpus else ""
 
 
 def _device_flags(kind: str, count: int, first: int) -> str:
@@ -215,7 +220,8 @@ def compile_graph(function: F, backend: str) -> F:
         if captured:
             with torch.compiler.set_stance("fail_on_recompile"):
                 return compiled(*args)
-        with mended():
+        # A program may train many times; to torch these are graphs of one function, of which it takes 8.
+        with mended(), torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
             result = compiled(*args)
         captured = True
         return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ _KEY = "ssd_graph/failed"
 _SECONDS = 0.5
 """Between two looks."""
 
+_GONE = 10.0
+"""Seconds without a store in which a run that is at its end ends."""
+
 
 @contextmanager
 def failing_together(rank: int) -> Iterator[None]:
@@ -32,7 +36,7 @@ def failing_together(rank: int) -> Iterator[None]:
     # A client of its own: the group's waits in collectives' set-up with its lock held.
     store: Store = dist.distributed_c10d._get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]
     done = threading.Event()
-    threading.Thread(target=_watch, args=(store, done), daemon=True, name="watch for failures").start()
+    threading.Thread(target=_watch, args=(store, rank, done), daemon=True, name="watch for failures").start()
     try:
         yield
     except KeyboardInterrupt:  # before the loop takes it as a request: all ranks get it, and the launcher says so
@@ -43,11 +47,14 @@ def failing_together(rank: int) -> Iterator[None]:
         done.set()
 
 
-def _watch(store: Store, done: threading.Event) -> None:
-    with suppress(Exception):  # the launcher has ended, or the run
+def _watch(store: Store, rank: int, done: threading.Event) -> None:
+    try:
         while not done.wait(_SECONDS):
             if store.check([_KEY]):
-                _end(int(store.get(_KEY)))
+                _end_after_others(rank, int(store.get(_KEY)))
+    except Exception:  # the store has ended, with its launcher, with rank 0 where there is none, or with the run
+        if not done.wait(_GONE):
+            _end(1)
 
 
 def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
@@ -64,6 +71,13 @@ def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
     sys.stderr.flush()
     with suppress(Exception):
         store.set(_KEY, str(code))  # after the message: the launcher ends this rank when another one has ended
+    _end_after_others(rank, code)
+
+
+def _end_after_others(rank: int, code: int) -> NoReturn:
+    """Where no launcher keeps the store rank 0 does, and it ends with that; so the others look first."""
+    if rank == 0:
+        time.sleep(2 * _SECONDS)
     _end(code)
 
 

@@ -7,11 +7,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ssd_graph.cli import launched
 from ssd_graph.cores import usable_cores
+
+if TYPE_CHECKING:  # torch is imported when it is needed
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _LAUNCHER = "SSD_GRAPH_LAUNCHER"
 """The launcher's process number, for its children."""
@@ -30,11 +34,20 @@ def die_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def launch(num_processes: int, max_restarts: int, again: Sequence[str] = ()) -> None:
+def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The rank that failed first, and how: a killed one before those whose collective with it broke off."""
+    rank = min(failures, key=lambda rank: failures[rank].timestamp)
+    killed = [r for r, failure in failures.items() if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
+    if failures[rank].exitcode == 1 and killed:  # the launcher may see both at once
+        rank = killed[0]
+    return rank, failures[rank]
+
+
+def launch(num_processes: int, max_restarts: int, again: Callable[[], Sequence[str]] = tuple) -> None:
     """Run this very command again in `num_processes` processes of this machine, by torch's elastic launcher.
 
-    When a process dies, all are started again, up to `max_restarts` times, with the flags `again` added to the
-    command. When one ends by an error of its own they are not: it would come again.
+    When a process dies, all are started again, up to `max_restarts` times, with the flags that `again` then
+    gives added to the command. When one ends by an error of its own they are not: it would come again.
 
     Raises:
         SystemExit: the run failed, with the exit code of the process that failed first.
@@ -70,11 +83,11 @@ def launch(num_processes: int, max_restarts: int, again: Sequence[str] = ()) -> 
         except SignalException as error:  # passed on to the processes, which have saved
             sys.exit(128 + error.sigval)
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
+            rank, failure = _cause(error.failures)
             if failure.exitcode > 0 or restart == max_restarts:
                 sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
         print(
             f"process {rank} was killed by signal {-failure.exitcode}; restart {restart + 1} of {max_restarts}",
             flush=True,
         )
-        command = ["-u", *sys.argv, *again]
+        command = ["-u", *sys.argv, *again()]

@@ -82,8 +82,11 @@ class TrainOptions:
             try:
                 value = str(given) if isinstance(given, Path) else given
                 value = msgspec.convert(value, kind, dec_hook=lambda kind, value: kind(value))
+                if isinstance(value, Recipe):  # which is believed as it is
+                    value = msgspec.convert(asdict(value), Recipe)
             except msgspec.ValidationError as error:
-                raise InputError(f"{name} {given!r}: give {inspect.formatannotation(kind)}") from error
+                what = f"recipe: {error}" if kind is Recipe and isinstance(given, Recipe) else None
+                raise InputError(what or f"{name} {given!r}: give {inspect.formatannotation(kind)}") from error
             object.__setattr__(self, name, value)
         require_one_of(MODELS, "preset", self.preset)
         recipe = self.recipe

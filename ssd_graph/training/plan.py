@@ -202,6 +202,11 @@ class RunPlan:
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
+        if self.options.empty_images != before.options.empty_images:
+            raise InputError(
+                f"the checkpoint to resume was trained with --empty-images {before.options.empty_images}; leave out "
+                "this flag, or use --checkpoint to begin a new run with its weights"
+            )
         for split, fingerprint in (
             (self.train_split, before.train_fingerprint),
             (self.val_split, before.val_fingerprint),

@@ -114,8 +114,6 @@ class RunRecords:
             log.say(line)
         if unused := plan.train_split.categories_without_boxes():
             log.say(f"{len(unused)} categories have no boxes and will never be found: {', '.join(unused[:5])}")
-        if plan.train_split.num_empty_boxes:
-            log.say(f"left out {plan.train_split.num_empty_boxes} boxes without area")
 
     def report(self, step: int, window: Window, state: TrainState) -> None:
         """A console line and a record of the steps since the last one, `step` steps being done."""

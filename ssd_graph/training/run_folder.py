@@ -20,6 +20,10 @@ class RunFolder:
         self.path, self.keep = path, keep
         self.last, self.best = path / "last.pth", path / "best.pth"
 
+    def state(self) -> tuple[float, ...]:
+        """Changes whenever a run writes a checkpoint."""
+        return tuple(sorted(file.stat().st_mtime for file in self.path.glob("*.pth") if file.is_file()))
+
     def holds_run(self) -> bool:
         """Whether there are checkpoints that a new run would remove."""
         return self.last.is_file() or self.best.is_file() or bool(self._newest_first())
@@ -77,7 +81,7 @@ class RunFolder:
         newer = [file for file in self._newest_first() if file.name > self.file_of(step).name]
         if newer and self.file_of(step).is_file():
             _link(self.last, self.file_of(step))
-        elif newer:
+        elif newer or not step:
             self.last.unlink(missing_ok=True)
         if self.best.is_file() and _step_of(self.best) > step:
             self.best.unlink()

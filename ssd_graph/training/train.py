@@ -45,9 +45,10 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
         command: whether this process is tools/train_graph.py, which several devices may start again with its flags.
 
     Raises:
-        InputError: something the user can mend, found before anything is written, or gradients that stay
-            non-finite.
-        SystemExit: with several processes, the exit code of one that failed.
+        InputError: something the user can mend: most of it is found before anything is written, a bad image, a full
+            disk, too little memory and gradients that stay non-finite later.
+        SystemExit: 143 or 130 after SIGTERM or Ctrl-C, once all is saved; with several processes, the exit code of
+            one that failed.
     """
     clock_start = time.time()
     kind = require_devices(options.devices, options.num_devices, options.first_device)
@@ -75,8 +76,16 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
     if speaks() and not options.performance:
         require_images(validation)
     if options.num_devices > 1 and not launched():
-        # The folder too: a run that --resume names by its file goes on beside that.
-        launch(options.num_devices, options.max_restarts, ["--resume", "auto", "--out", str(options.out)])
+        folder = RunFolder(options.out)
+        before = folder.state()
+
+        def again() -> list[str]:
+            if options.overwrite and not options.resume and folder.state() == before:
+                return []  # what is there is still the run that is to be overwritten
+            # The folder too: a run that --resume names by its file goes on beside that.
+            return ["--resume", "auto", "--out", str(options.out)]
+
+        launch(options.num_devices, options.max_restarts, again)
         return
     with (
         joined_world(kind, options.first_device, exact=options.amp == "off") as (world, device),

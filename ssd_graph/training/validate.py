@@ -120,7 +120,7 @@ class Validations:
     def _record(self, scores: CocoScores, step: int) -> None:
         """The best checkpoint first, so that none is lost."""
         self.scores, ap = scores, scores.stats["AP"]
-        if ap > self.best_ap:
+        if ap > self.best_ap or not self._folder.best.is_file():  # which a damaged disk or a resumed older step took
             self._folder.mark_best(step)
         self._aps.append(ap)
         self._log.record("validation", step, **scores.stats, per_class=scores.per_class)

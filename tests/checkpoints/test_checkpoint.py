@@ -1,7 +1,9 @@
 """Checkpoints round-trip exactly, damaged or foreign files get one clear line, and nothing in them is executed."""
 
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -194,6 +196,14 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, monkeypatch):
         assert "damaged or not a weights file" in text
         assert "weights_only" not in text  # torch advises to switch it off
     assert not (tmp_path / "executed").exists()
+
+
+def test_tensors_of_an_npu_are_told_apart_from_damage(tmp_path, monkeypatch):
+    for name in ("torch_npu", "torch_npu.utils", "torch_npu.utils.storage"):
+        monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+    exec("def _rebuild_npu_tensor(*values): ...", module.__dict__)
+    torch.save({"model": module._rebuild_npu_tensor}, tmp_path / "a.pth")
+    assert "a.pth holds tensors of an NPU; load it there" in refusal(load_checkpoint, tmp_path / "a.pth")
 
 
 def torchvision_weights():

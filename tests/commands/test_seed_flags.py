@@ -142,6 +142,22 @@ def test_results_go_to_the_folder_of_the_tag(flags):
     assert run_of(f"--tag T {flags}")[0].out == Path("runs/T")
 
 
+def test_a_run_that_goes_on_keeps_its_devices(monkeypatch):
+    before = run_of("--npus 8 --tag T")[0]
+    monkeypatch.setattr("ssd_graph.training.plan.run_to_resume", lambda _, out: (before, out))
+    again, _ = run_of("--resume auto --tag T --lr 0.01", before)
+    assert (again.devices, again.num_devices, again.out) == ("npu", 8, Path("runs/T"))
+    assert again.recipe == replace(before.recipe, learning_rate=0.01)
+
+
+def test_torchs_older_launcher_leaves_the_recipe_as_it_is(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    options, notes = run_of("--local-rank=1 --npus 8 --data coco --lr 0.0028")
+    assert options.recipe == replace(RECIPES["mlperf-256"], learning_rate=0.0028)
+    assert notes == []
+
+
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "x")
     with pytest.raises(InputError, match="WORLD_SIZE is 'x': set it to the number of processes, or unset it"):

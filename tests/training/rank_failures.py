@@ -95,13 +95,14 @@ def fail(name, data, folder):
     return end - begin
 
 
-def start(data, out, fault):
+def start(data, out, fault, **variables):
+    """The launcher, or with a launcher's `variables` one rank."""
     command = [
         *(sys.executable, "-m", "tests.training.faulty_rank", "--data", data, "--out", out, "--cpus", 2),
         *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 2, "--epochs", 500, "--backend", "eager"),
         *("--evaluation", 100, "--print-every", 1, "--save-every", 5, "--workers", 1),
     ]
-    environment = {**os.environ, "FAULT": fault, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "FAULT": fault, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*map(str, command)], cwd=REPOSITORY, env=environment, **pipes)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ssd_graph.cli import InputError
@@ -52,6 +53,9 @@ def test_numbers_that_make_no_run_are_refused_by_their_flag(number, words):
         ({"max_steps": "5"}, "max_steps '5': give int | None"),
         ({"amp": "fp8"}, "amp 'fp8': give .*'off', 'bf16', 'fp16'"),
         ({"out": None}, "out None: give pathlib.Path"),
+        ({"recipe": replace(OPTIONS.recipe, epochs=np.int64(2))}, r"recipe: Expected `float`.* `\$\.epochs`"),
+        ({"recipe": replace(OPTIONS.recipe, threshold="0.3")}, r"recipe: Expected `float \| null`.* `\$\.threshold`"),
+        ({"recipe": replace(OPTIONS.recipe, freeze="layer3")}, r"recipe: Invalid enum value 'layer3'"),
     ],
 )
 def test_values_of_another_type_are_refused_by_their_name(option, words):

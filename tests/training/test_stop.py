@@ -6,11 +6,15 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import ANY
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from ssd_graph.training.launch import launch
+from ssd_graph.training.launch import _cause, launch
+from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.stop import stop_requests
+from ssd_graph.training.train import train
 from tests import PATIENCE
 
 WAITING = """
@@ -69,6 +73,37 @@ def test_a_launcher_gives_its_processes_hours_to_save(monkeypatch):
     monkeypatch.setattr("os.environ", os.environ.copy())
     launch(2, max_restarts=0)
     assert getattr(configs[0], "shutdown_timeout", 3600) >= 3600  # torch 2.11 has none
+
+
+def failures(**codes):
+    return {int(rank[1:]): ProcessFailure(int(rank[1:]), 1, code, "") for rank, code in codes.items()}
+
+
+@pytest.mark.parametrize(
+    ("ended", "rank"),
+    [
+        ({"r0": 1, "r1": -signal.SIGKILL}, 1),
+        ({"r0": -signal.SIGBUS, "r1": 1}, 0),
+        ({"r0": 1, "r1": -signal.SIGTERM}, 0),
+        ({"r0": 2, "r1": -signal.SIGABRT}, 0),
+    ],
+)
+def test_a_killed_rank_is_the_cause_of_what_the_others_meet(ended, rank):
+    assert _cause(failures(**ended)) == (rank, ANY)
+
+
+def test_a_run_to_be_overwritten_is_not_gone_on_with(tiny_coco, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("ssd_graph.training.train.launch", lambda *arguments: started.append(arguments))
+    (tmp_path / "last.pth").touch()
+    for overwrite, again in ((True, []), (False, ["--resume", "auto", "--out", str(tmp_path)])):
+        resume = None if overwrite else "auto"
+        options = TrainOptions(data=str(tiny_coco), out=tmp_path, overwrite=overwrite, num_devices=2, resume=resume)
+        monkeypatch.setattr("ssd_graph.training.train.checkpoint_to_resume", lambda _: (None, []))
+        train(options, command=True)
+        assert started[-1][2]() == again
+    (tmp_path / "step-00000001.pth").touch()
+    assert started[0][2]() == again
 
 
 def test_another_thread_notes_nothing():

@@ -55,6 +55,15 @@ def test_another_seed_gives_another_run(trained, tiny_coco, tmp_path):
     assert first[0] != first[1]
 
 
+def test_a_best_checkpoint_that_is_gone_has_a_successor(tiny_coco, tmp_path):
+    train_tiny(tiny_coco, tmp_path, max_steps=1)
+    (tmp_path / "best.pth").unlink()
+    records = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(re.sub('"AP": [0-9.e-]+', '"AP": 0.9', records))
+    train_tiny(tiny_coco, tmp_path, max_steps=2, resume="auto")
+    assert load_checkpoint(tmp_path / "best.pth").step == 2
+
+
 def test_a_finished_run_cannot_be_resumed(trained, tiny_coco):
     with pytest.raises(InputError, match=r"nothing left to train: .* give more --max-steps"):
         train_tiny(tiny_coco, trained, max_steps=6, resume="auto")
