@@ -137,7 +137,8 @@ def export_onnx(
     if options.precision == "fp16":
         halve(model)
     if calibration is not None:
-        model = quantise(model, list(_inputs(calibration, options)))
+        # A static batch is filled up with copies, since ranges are averaged over batches.
+        model = quantise(model, (batch for image in calibration for batch in _inputs(image[None], options)))
     onnx.helper.set_model_props(model, _metadata(checkpoint, options, calibration))
     onnx.checker.check_model(model, full_check=True)
     verification = _verify(model, outputs, detector, samples, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +27,7 @@ overlap by 0.9.
 """
 
 
-def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
     """`model` with its network in 8 bits, but for what heads put out; postprocessing stays in float32.
 
     Weights have 7 bits: the 8-bit kernel of CPUs with AVX2 and no VNNI saturates its 16-bit sums otherwise. An
@@ -36,7 +36,7 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> onnx.Mode
 
     Args:
         model: in float32, opset 13 or newer.
-        batches: the network's inputs, as the model takes them, to measure activations' ranges on.
+        batches: the network's inputs, as the model takes them and of one image each, to measure ranges on.
     """
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
@@ -58,8 +58,7 @@ def quantise(model: onnx.ModelProto, batches: Sequence[np.ndarray]) -> onnx.Mode
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            # One at a time, else it keeps every activation of every image in memory.
-            extra_options={"CalibStridedMinMax": 1, "CalibMovingAverage": True},
+            extra_options={"CalibMovingAverage": True},  # if all are handed over at once, as here, the mean
         )
         quantised = onnx.load(target)
     for head in heads:
@@ -136,17 +135,10 @@ _END = (-2, -1, np.iinfo(np.int64).max)
 
 
 class _Reader(CalibrationDataReader):
-    """Hands batches to the quantiser, which asks for them one range after the other."""
+    """Hands batches to the quantiser."""
 
-    def __init__(self, name: str, batches: Sequence[np.ndarray]) -> None:
-        self._name, self._batches = name, batches
-        self.set_range(0, len(batches))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._left: Iterator[np.ndarray] = iter(self._batches[start_index:end_index])
+    def __init__(self, name: str, batches: Iterable[np.ndarray]) -> None:
+        self._name, self._left = name, iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
         batch = next(self._left, None)

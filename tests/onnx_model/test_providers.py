@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from ssd_graph.cli import InputError
-from ssd_graph.onnx_model.providers import AUTO, PRECISIONS, PROVIDERS, open_session
+from ssd_graph.onnx_model.providers import AUTO, PRECISIONS, PROVIDERS, _own_options, open_session
 from tests import REPOSITORY
 
 HERE = onnxruntime.get_available_providers()
@@ -69,6 +69,11 @@ def test_openvino_is_told_the_precision(content, precision, monkeypatch):
     if precision == "bf16":
         with pytest.raises(InputError, match="--precision bf16: this processor has no instructions"):
             open_session(content, "openvino", threads=3, optimization="all", precision=precision)
+
+
+def test_float32_on_cuda_can_be_asked_for():
+    """Its default on cards since Ampere multiplies in TF32."""
+    assert (_own_options("cuda", 1, "fp32"), _own_options("cuda", 1, None)) == ({"use_tf32": "0"}, {})
 
 
 def test_a_provider_that_cannot_be_told_a_precision_refuses_it(content):

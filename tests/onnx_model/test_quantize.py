@@ -129,6 +129,12 @@ def test_quantising_again_gives_the_same_bytes_and_leaves_the_model_alone(model,
     assert model.SerializeToString(deterministic=True) == before
 
 
+def test_a_range_is_the_mean_over_the_images_whatever_their_order(model, int8):
+    other = quantise(model, [image[None] for image in IMAGES[::-1]])
+    for one, two in zip(int8.graph.initializer, other.graph.initializer, strict=True):
+        np.testing.assert_allclose(numpy_helper.to_array(one), numpy_helper.to_array(two), rtol=1e-6, err_msg=one.name)
+
+
 def test_weights_have_a_scale_a_channel_and_seven_bits(int8):
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in int8.graph.initializer}
     weight = tensors["network.extra.0.0.weight_quantized"]

@@ -10,7 +10,7 @@ addEventListener("message", async ({ data }) => {
   try {
     postMessage(await (data.files ? start(data.files) : detect(data.picture)));
   } catch (error) {
-    postMessage({ error: error.message });
+    postMessage({ error: String(error?.message || error) }); // out of memory, onnxruntime throws a number
   }
 });
 

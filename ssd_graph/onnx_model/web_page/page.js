@@ -43,7 +43,7 @@ function startWorker() {
 /** The worker's answer to a message; one message at a time. */
 function ask(message) {
   return new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
+    worker.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data));
     worker.onerror = event => reject(new Error(event.message || "its worker is not loaded"));
     worker.postMessage(message);
   });
