@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -22,39 +21,19 @@ from tqdm import tqdm
 
 from ssd_graph.bench.stages import AUGMENT, DECODER, STAGES, Stages, Work
 from ssd_graph.cli import positive
+from ssd_graph.compilers.backend import DEVICES, require_devices
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, load_split
 from ssd_graph.data.loader import Loader
 from ssd_graph.data.resize import RESIZER
 from ssd_graph.data.shapes import data_root
 from ssd_graph.onnx_model.machine import package_versions
+from ssd_graph.training.distributed import World, device_of
 
 _PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "torch")
 _BATCH_SIZE = 32
 _WARM_UP = 4
 """Batches of a loader that are not counted: more than it has filled when it is first looked at."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputSpeed:
-    """Images a second; of one core where nothing else is said."""
-
-    baseline: float
-    """The reference's pipeline on the same images with the same crops."""
-    decode_only: float
-    """The decoder in use on whole files that are in memory, and nothing else."""
-    pipeline: float
-    """From reading the file to the filled batch, in the caller's process."""
-    stages: dict[str, float]
-    """Each stage of the pipeline alone; `copy` is to the device."""
-    alternatives: dict[str, float]
-    """`decode NAME` as decode_only and `pipeline NAME` by decoder; `resize Pillow`."""
-    workers: dict[str, float]
-    """The loader by number of worker processes, on all cores; keys are numbers."""
-    resize_difference: dict[str, float]
-    """`mean` and `max` over images from the reference's resize of the same crops, in levels of 0 to 255."""
-    num_images: int
-    environment: dict[str, str]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,37 +43,38 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=positive, default=200, help="the first N (default: %(default)s)")
     parser.add_argument("--rounds", type=positive, default=5, help="the best counts (default: %(default)s)")
     parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--device", default="cpu", help="where batches are copied (default: %(default)s)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where batches are copied (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """What `measure_input` measures for these flags."""
+    """Images a second, of one core where nothing else is said.
+
+    Returns:
+        `baseline`, the reference's pipeline on the same images with the same crops; `decode_only`, the decoder in use
+        on whole files that are in memory; `pipeline`, from reading the file to the filled batch, in the caller's
+        process; `stages`, each one of it alone, `copy` being to the device; `alternatives`, these by decoder, and
+        `resize Pillow`; `workers`, the loader on all cores by number of worker processes; `resize_difference`, `mean`
+        and `max` over images from the reference's resize of the same crops, in levels of 0 to 255.
+
+    Raises:
+        InputError: the device or the data set is not there.
+    """
     torch.set_num_threads(1)
-    split = load_split(data_root(args.data), args.split)
-    return asdict(
-        measure_input(split, num_images=args.images, rounds=args.rounds, workers=args.workers, device=args.device)
-    )
-
-
-def measure_input(
-    split: CocoSplit, *, num_images: int = 200, rounds: int = 5, workers: Sequence[int] = (1, 2), device: str = "cpu"
-) -> InputSpeed:
-    """Measure on the first `num_images` images of `split`, copying batches to `device`."""
-    split = split.part(slice(num_images))
-    one_core, difference = _on_one_core(split, rounds, torch.device(device))
-    return InputSpeed(
-        baseline=one_core["baseline"],
-        decode_only=one_core[f"decode {DECODER}"],
-        pipeline=one_core[f"pipeline {DECODER}"],
-        stages={stage: one_core[f"stage {stage}"] for stage in STAGES},
-        alternatives={
-            name: one_core[name] for name in one_core if name.startswith(("decode ", "pipeline ", "resize "))
-        },
-        workers=_by_workers(split, workers, rounds),
-        resize_difference=difference,
-        num_images=len(split),
-        environment=_environment(),
-    )
+    device = device_of(require_devices(args.device, 1).type, World())
+    split = load_split(data_root(args.data), args.split).part(slice(args.images))
+    one_core, difference = _on_one_core(split, args.rounds, device)
+    others = ("decode ", "pipeline ", "resize ")
+    return {
+        "baseline": one_core["baseline"],
+        "decode_only": one_core[f"decode {DECODER}"],
+        "pipeline": one_core[f"pipeline {DECODER}"],
+        "stages": {stage: one_core[f"stage {stage}"] for stage in STAGES},
+        "alternatives": {name: speed for name, speed in one_core.items() if name.startswith(others)},
+        "workers": _by_workers(split, args.workers, args.rounds),
+        "resize_difference": difference,
+        "num_images": len(split),
+        "environment": _environment(),
+    }
 
 
 def _on_one_core(split: CocoSplit, rounds: int, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
@@ -154,7 +134,7 @@ def _environment() -> dict[str, str]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The fields of an InputSpeed for a reader."""
+    """What `run` returns, for a reader."""
     decoder = result["environment"]["decoder"]
     groups = (
         {"reference's pipeline": result["baseline"]},

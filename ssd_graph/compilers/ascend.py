@@ -36,7 +36,10 @@ def require_torch_npu() -> None:
         )
     found = version("torch_npu")
     if _release(found) != wanted:  # torch_npu is built against one release of torch
-        raise InputError(f"torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`")
+        raise InputError(
+            f"torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`, or `pip "
+            f"install torch=={_release(found)}`"
+        )
     if torch.version.cuda and wanted.rpartition(".")[0] not in LOADS_BESIDE_CUDA:
         raise InputError(
             f"torch {torch.__version__} is a build for CUDA, beside which torch_npu {found} ends the process; run "
@@ -53,7 +56,7 @@ def import_torch_npu() -> Any:
     require_torch_npu()
     try:
         import torch_npu  # pyright: ignore[reportMissingImports]
-    except (ImportError, OSError, RuntimeError) as error:
+    except Exception as error:  # a CANN that is half set up makes it raise anything
         raise InputError(
             f"torch_npu {version('torch_npu')} is installed but does not load ({reason_of(error)}); install "
             "CANN and source its set_env.sh first, or use --gpus 1 or --cpus 1 here"
