@@ -40,17 +40,7 @@ def test_a_wrong_backbone_is_refused_before_anything_is_written(tiny_coco, tmp_p
     assert "vgg.pth has no 'conv1.weight'" in line
 
 
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [
-        ("--epochs", 0),
-        ("--validate-every", 0),
-        ("--lr", -1),
-        ("--lr", "nan"),
-        ("--ema", 1),
-        ("--loss-scale", 0),
-    ],
-)
+@pytest.mark.parametrize(("flag", "value"), [("--validate-every", 0), ("--lr", "nan")])
 def test_numbers_out_of_range_are_refused_by_their_flag(flag, value, tmp_path):
     assert f"{flag} {float(value)}" in refused(TRAIN, flag, value, cwd=tmp_path)
 
@@ -61,24 +51,8 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tiny_coco, tmp_path)
     assert "--out" in refused(TRAIN, *arguments, cwd=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "no file ckpt.pth"),
-        (b"", "damaged"),
-        (b"PK\x03\x04 not a zip", "damaged"),
-        (b"GIF89a", "damaged"),
-    ],
-)
-def test_exporting_a_missing_or_damaged_file_is_refused(tmp_path, content, words):
-    if content is not None:
-        (tmp_path / "ckpt.pth").write_bytes(content)
-    assert words in refused(EXPORT, "ckpt.pth", cwd=tmp_path)
-
-
-def test_exporting_a_foreign_file_is_refused(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "ckpt.pth")
-    assert "is not an ssd_graph checkpoint" in refused(EXPORT, "ckpt.pth", cwd=tmp_path)
+def test_exporting_a_missing_file_is_refused(tmp_path):
+    assert "no file ckpt.pth" in refused(EXPORT, "ckpt.pth", cwd=tmp_path)
 
 
 def test_evaluating_a_missing_model_says_how_to_make_it(tiny_coco, tmp_path):
@@ -89,48 +63,10 @@ def test_evaluating_on_a_folder_that_is_not_coco_is_refused(trained, tmp_path):
     assert "no COCO data set at" in refused(EVALUATE, trained / "model.onnx", "--data", tmp_path, cwd=tmp_path)
 
 
-def test_evaluating_something_that_is_not_onnx_is_refused(tiny_coco, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"not a model")
-    assert "is not an ONNX model" in refused(EVALUATE, "model.onnx", "--data", tiny_coco, cwd=tmp_path)
-
-
-def test_eight_bits_without_calibration_are_refused(trained, tmp_path):
-    assert "--int8 and --calibration belong together" in refused(
-        EXPORT, trained / "last.pth", "--out", "a.onnx", "--int8", cwd=tmp_path
-    )
-
-
 def test_a_checkpoint_is_never_replaced_by_its_export(tmp_path):
     (tmp_path / "ckpt.pth").touch()
     line = refused(EXPORT, "ckpt.pth", "--out", tmp_path / "ckpt.pth", cwd=tmp_path)
     assert "is the checkpoint itself; name another file with --out" in line
-
-
-def test_a_provider_that_is_not_installed_is_refused(trained, tiny_coco, tmp_path):
-    arguments = (trained / "model.onnx", "--data", tiny_coco, "--out", "out", "--provider", "cann")
-    assert "onnxruntime-cann" in refused(EVALUATE, *arguments, cwd=tmp_path)
-
-
-def test_the_reproducible_mode_of_another_provider_is_refused(trained, tiny_coco, tmp_path):
-    arguments = (trained / "model.onnx", "--data", tiny_coco, "--reproducible", "--provider", "auto")
-    assert "--reproducible is for --provider cpu" in refused(EVALUATE, *arguments, cwd=tmp_path)
-
-
-def test_verifying_against_something_else_is_refused(trained, tiny_coco, tmp_path):
-    (tmp_path / "summary.json").write_text("{}")
-    arguments = (trained / "model.onnx", "--data", tiny_coco, "--verify", "summary.json")
-    assert "is not a summary" in refused(EVALUATE, *arguments, cwd=tmp_path)
-
-
-def test_predicting_on_no_image_is_refused(trained, tmp_path):
-    assert "no image at 'gone/*.jpg'" in refused(PREDICT, trained / "model.onnx", "gone/*.jpg", cwd=tmp_path)
-
-
-@pytest.mark.parametrize("flag", ["--batch-size", "--threads", "--limit"])
-def test_numbers_below_one_are_refused(flag, tmp_path):
-    code, _, error = command_here(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)
-    assert code == 2
-    assert "give 1 or more" in error
 
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
@@ -196,7 +132,7 @@ def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coc
     exported = evaluate_onnx(trained / "model.onnx", split)
     assert scores == pytest.approx([exported.scores.stats["AP"]] * 3, abs=1e-6)
     write_summary(tmp_path / "exported", exported.summary, exported.rows)
-    code, out, _ = command_here(COMPARE, "one", "exported", "--data", tiny_coco, "--resamples", 10, cwd=tmp_path)
+    code, out, _ = command_here(COMPARE, "one", "exported", "--data", tiny_coco, "--resamples", 100, cwd=tmp_path)
     assert code == 0
     assert "6 images of instances_val2017.json" in out
 

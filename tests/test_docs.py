@@ -124,7 +124,7 @@ def check_python(command, arguments, only_parsed):
 @pytest.fixture
 def folder(trained, tiny_coco, tmp_path, monkeypatch):
     """The current folder: what the documentation's file names stand for, from a trained ssd300-nano."""
-    for name in ("ckpt.pth", "runs/last/best.pth", "runs/eight/best.pth", "runs/mine/best.pth", "demo/last.pth"):
+    for name in ("ckpt.pth", *(f"runs/{run}/best.pth" for run in ("last", "eight", "first", "mine")), "demo/last.pth"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained / "last.pth", tmp_path / name)
     for name in ("model.onnx", "other.onnx", "ckpt.onnx"):

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ssd_graph.boxes import split
-from ssd_graph.config import IMAGE_SIZE, SSD300_BOXES, DefaultBoxConfig
+from ssd_graph.config import IMAGE_SIZE, SSD300_BOXES
 
 
-def default_boxes(config: DefaultBoxConfig = SSD300_BOXES) -> np.ndarray:
+def default_boxes() -> np.ndarray:
     """Default boxes as float32 cxcywh [A, 4], relative to the image (REF utils.DefaultBoxes).
 
     Centres lie at (index + 0.5) * step / 300, which is not (index + 0.5) / S for 38, 10 and 5 cells, and
@@ -25,20 +25,20 @@ def default_boxes(config: DefaultBoxConfig = SSD300_BOXES) -> np.ndarray:
     Computed in float64 and rounded once.
     """
     levels = []
-    for k, (cells, step) in enumerate(zip(config.feature_sizes, config.steps, strict=True)):
+    for k, (cells, step) in enumerate(zip(SSD300_BOXES.feature_sizes, SSD300_BOXES.steps, strict=True)):
         centre = (np.arange(cells) + 0.5) / (IMAGE_SIZE / step)
         cy, cx = np.meshgrid(centre, centre, indexing="ij")
-        for w, h in _sizes(config, k):
+        for w, h in _sizes(k):
             levels.append(np.stack([cx, cy, np.full_like(cx, w), np.full_like(cx, h)], -1).reshape(-1, 4))
     return np.concatenate(levels).clip(0.0, 1.0).astype(np.float32)
 
 
-def _sizes(config: DefaultBoxConfig, level: int) -> list[tuple[float, float]]:
+def _sizes(level: int) -> list[tuple[float, float]]:
     """Relative (width, height) of the default boxes of a level, in head-channel order."""
-    scale, next_scale = config.scales[level] / IMAGE_SIZE, config.scales[level + 1] / IMAGE_SIZE
+    scale, next_scale = (SSD300_BOXES.scales[k] / IMAGE_SIZE for k in (level, level + 1))
     between = (scale * next_scale) ** 0.5
     sizes = [(scale, scale), (between, between)]
-    for ratio in config.aspect_ratios[level]:
+    for ratio in SSD300_BOXES.aspect_ratios[level]:
         root = ratio**0.5
         sizes += [(scale * root, scale / root), (scale / root, scale * root)]
     return sizes

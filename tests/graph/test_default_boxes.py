@@ -1,4 +1,4 @@
-"""Proves the 8732 default boxes against the reference's frozen rows, sums and hashes and against a plain loop
+"""Proves the 8732 default boxes against the reference's hashes and against a plain loop
 over the paper's formula, and the codec against its written-out formula.
 """
 
@@ -6,13 +6,12 @@ import hashlib
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd_graph.boxes import cxcywh_to_xyxy
-from ssd_graph.config import SSD300_BOXES, DefaultBoxConfig
+from ssd_graph.config import SSD300_BOXES
 from ssd_graph.graph.default_boxes import decode, default_boxes, encode
 
 BOXES = default_boxes()
@@ -34,36 +33,8 @@ def unclamped_boxes():
                     yield (column + 0.5) * step / 300, (row + 0.5) * step / 300, w, h
 
 
-@pytest.mark.parametrize(
-    ("index", "expected"),
-    [
-        (0, (0.013333, 0.013333, 0.07, 0.07)),
-        (1, (0.04, 0.013333, 0.07, 0.07)),
-        (38, (0.013333, 0.04, 0.07, 0.07)),
-        (1444, (0.013333, 0.013333, 0.10247, 0.10247)),
-        (2888, (0.013333, 0.013333, 0.098995, 0.049497)),
-        (5776, (0.026667, 0.026667, 0.15, 0.15)),
-        (6137, (0.026667, 0.026667, 0.222486, 0.222486)),
-        (7942, (0.053333, 0.053333, 0.33, 0.33)),
-        (8730, (0.5, 0.5, 1.0, 0.615183)),
-        (8731, (0.5, 0.5, 0.615183, 1.0)),
-    ],
-)
-def test_row_equals_the_reference(index, expected):
-    np.testing.assert_allclose(BOXES[index], expected, rtol=0, atol=6e-7)
-
-
-def test_there_are_8732_float32_boxes():
-    assert BOXES.shape == (8732, 4)
-    assert BOXES.dtype == np.float32
-
-
-def test_column_sums_equal_the_reference():
-    sums = BOXES.sum(0, dtype=np.float64)
-    np.testing.assert_allclose(sums, [4443.14667, 4443.14667, 1171.96767, 1171.96767], rtol=0, atol=1e-5)
-
-
 def test_bytes_equal_the_reference():
+    assert (BOXES.shape, BOXES.dtype) == ((8732, 4), np.float32)
     assert hashlib.sha256(BOXES.tobytes()).hexdigest().startswith("4906fa2e69958980")
 
 
@@ -98,12 +69,6 @@ def test_a_level_runs_over_columns_then_rows_then_boxes():
     assert (np.diff(level[..., 0], axis=2) > 0).all()
     assert (np.diff(level[..., 1], axis=1) > 0).all()
     assert (level[..., 2:] == level[:, :1, :1, 2:]).all()
-
-
-def test_another_geometry_gives_its_own_boxes():
-    config = DefaultBoxConfig(feature_sizes=(2,), steps=(150,), scales=(30, 120), aspect_ratios=((),))
-    expected = [(cx, cy, size, size) for size in (0.1, 0.2) for cy in (0.25, 0.75) for cx in (0.25, 0.75)]
-    np.testing.assert_allclose(default_boxes(config), expected, rtol=1e-6)
 
 
 def test_encoding_a_known_box():
