@@ -121,10 +121,6 @@ def _bn_update(node: Node, x: Tensor, total: Tensor, square_total: Tensor, scale
     return y, batch_mean, batch_variance, mean, variance
 
 
-def _bn_infer(node: Node, x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, variance, scale, offset, eps=node.real("epsilon"))
-
-
 def _bn_update_grad(node: Node, gradient: Tensor, x: Tensor, mean: Tensor, variance: Tensor) -> Result:
     """Gradients of scale and offset [C]."""
     reciprocal = (variance + node.real("epsilon", 1e-4)).rsqrt()
@@ -197,7 +193,9 @@ def _max_pool_grad(node: Node, x: Tensor, gradient: Tensor, indices: Tensor) -> 
 
 
 LAYERS: Mapping[str, Operator] = {
-    "BNInfer": _bn_infer,
+    "BNInfer": lambda node, x, scale, offset, mean, variance: F.batch_norm(
+        x, mean, variance, scale, offset, eps=node.real("epsilon")
+    ),
     "BNTrainingReduce": _bn_reduce,
     "BNTrainingReduceGrad": _bn_reduce_grad,
     "BNTrainingUpdateGrad": _bn_update_grad,

@@ -53,14 +53,6 @@ def _axpy_v2(node: Node, x1: Tensor, x2: Tensor, alpha: Tensor) -> Tensor:
     return x1.add(x2, alpha=alpha.item())
 
 
-def _broadcast_to(node: Node, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(integers(shape)).contiguous()
-
-
-def _cast(node: Node, x: Tensor) -> Tensor:
-    return x.to(DTYPES[node.integer("dst_type")])
-
-
 def _clip_by_value(node: Node, x: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
     _agree(node, x, minimum, maximum)
     return torch.minimum(torch.maximum(x, minimum), maximum)
@@ -70,18 +62,6 @@ def _concat(node: Node, *inputs: Tensor) -> Tensor:
     *tensors, dim = inputs
     _agree(node, *tensors)
     return torch.cat(tensors, *integers(dim))
-
-
-def _fill(node: Node, dims: Tensor, value: Tensor) -> Tensor:
-    return torch.full(integers(dims), value.item(), dtype=value.dtype)
-
-
-def _flatten(node: Node, x: Tensor) -> Tensor:
-    return x.flatten(node.integer("axis", 1), node.integer("end_axis", -1))
-
-
-def _gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(node.integer("dim", 0), index.long())
 
 
 def _log(node: Node, x: Tensor) -> Tensor:
@@ -119,27 +99,15 @@ def _reduce(function: Callable[..., Tensor]) -> Operator:
     return compute
 
 
-def _relu_grad(node: Node, gradients: Tensor, features: Tensor) -> Tensor:
-    return torch.where(features > 0, gradients, 0)
-
-
 def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     if (node.integer("axis", 0), node.integer("num_axes", -1)) != (0, -1):
         raise UnknownOperator(f"{node} reshapes a part of the dimensions")
     return x.reshape(integers(shape))
 
 
-def _reverse(node: Node, x: Tensor, axis: Tensor) -> Tensor:
-    return x.flip(integers(axis))
-
-
 def _select(node: Node, condition: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
     _agree(node, then, otherwise)
     return torch.where(condition, then, otherwise)
-
-
-def _shape(node: Node, x: Tensor) -> Tensor:
-    return torch.tensor(x.shape, dtype=DTYPES[node.integer("dtype", 3)])
 
 
 def _sort(node: Node, x: Tensor) -> Result:
@@ -173,10 +141,6 @@ def _strided_slice(
     return x[tuple(index)].contiguous()
 
 
-def _transpose(node: Node, x: Tensor, permutation: Tensor) -> Tensor:
-    return x.permute(integers(permutation)).contiguous()
-
-
 def _unsqueeze(node: Node, x: Tensor) -> Tensor:
     for dim in sorted(node.integers("axes", [])):
         x = x.unsqueeze(dim)
@@ -198,17 +162,17 @@ OPERATORS: Mapping[str, Operator] = {
     "Addcmul": _addcmul,
     "ArgMaxWithValue": _arg_max_with_value,
     "AxpyV2": _axpy_v2,
-    "BroadcastTo": _broadcast_to,
-    "Cast": _cast,
+    "BroadcastTo": lambda node, x, shape: x.expand(integers(shape)).contiguous(),
+    "Cast": lambda node, x: x.to(DTYPES[node.integer("dst_type")]),
     "ClipByValueV2": _clip_by_value,
     "ConcatV2": _concat,
     "Const": Node.constant,
     "Equal": _binary(torch.eq),
-    "Fill": _fill,
-    "FlattenV2": _flatten,
+    "Fill": lambda node, dims, value: torch.full(integers(dims), value.item(), dtype=value.dtype),
+    "FlattenV2": lambda node, x: x.flatten(node.integer("axis", 1), node.integer("end_axis", -1)),
     "Floor": _unary(torch.floor),
     "FloorMod": _binary(torch.remainder),
-    "GatherElements": _gather_elements,
+    "GatherElements": lambda node, x, index: x.gather(node.integer("dim", 0), index.long()),
     "Greater": _binary(torch.gt),
     "HcomAllReduce": _all_reduce,
     "Identity": _unary(torch.clone),
@@ -228,17 +192,17 @@ OPERATORS: Mapping[str, Operator] = {
     "ReduceMean": _reduce(torch.mean),
     "ReduceSum": _reduce(torch.sum),
     "Relu": _unary(torch.relu),
-    "ReluGrad": _relu_grad,
+    "ReluGrad": lambda node, gradients, features: torch.where(features > 0, gradients, 0),
     "Reshape": _reshape,
-    "ReverseV2": _reverse,
+    "ReverseV2": lambda node, x, axis: x.flip(integers(axis)),
     "SelectV2": _select,
-    "Shape": _shape,
+    "Shape": lambda node, x: torch.tensor(x.shape, dtype=DTYPES[node.integer("dtype", 3)]),
     "Sign": _unary(torch.sign),
     "Sort": _sort,
     "SplitV": _split,
     "StridedSliceV2": _strided_slice,
     "Sub": _binary(torch.sub),
-    "Transpose": _transpose,
+    "Transpose": lambda node, x, permutation: x.permute(integers(permutation)).contiguous(),
     "Unsqueeze": _unsqueeze,
 }
 """By GE's name of the kind."""

@@ -25,14 +25,10 @@ def annotation(image_id=1, bbox=(20, 10, 40, 50), **changes):
 def write(root, split="train", prefix="", **changes):
     """A COCO folder with one image and one box, `changes` replacing parts of its file."""
     content = {"images": [image(1)], "annotations": [annotation()], "categories": CATEGORIES, **changes}
-    write_text(root, json.dumps(content), split, prefix)
-    return root
-
-
-def write_text(root, text, split="train", prefix=""):
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / f"{split}2017").mkdir(exist_ok=True)
-    (root / "annotations" / f"{prefix}instances_{split}2017.json").write_text(text)
+    (root / "annotations" / f"{prefix}instances_{split}2017.json").write_text(json.dumps(content))
+    return root
 
 
 def test_boxes_are_relative_corners(tmp_path):
@@ -151,18 +147,11 @@ def test_the_original_file_comes_before_the_bbox_only_one(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [image(1), image(1)]}, "image id 1 appears twice"),
-        ({"categories": [*CATEGORIES, CATEGORIES[1]]}, "category id 3 appears twice"),
-        ({"annotations": [annotation(), annotation(55)]}, "unknown image 55"),
-        ({"annotations": [annotation(category_id=8)]}, "unknown category 8"),
         ({"annotations": []}, "no annotated image"),
         ({"images": []}, "lists no image"),
         ({"categories": []}, "lists no category"),
-        ({"images": [image(1, width=0)]}, "image 1 has no width or height"),
         ({"images": [image(1, file_name="/elsewhere/1.jpg")]}, "'/elsewhere/1.jpg' leaves the image folder"),
         ({"images": [image(1, file_name="a/../../1.jpg")]}, "'a/../../1.jpg' leaves the image folder"),
-        ({"annotations": [annotation(bbox=(1, 2, 3))]}, "not a COCO instances file"),
-        ({"annotations": [annotation(bbox="box")]}, "not a COCO instances file"),
         (
             {"annotations": [{"id": 1, "image_id": 1}]},
             "not a COCO instances file (Object missing required field `category_id` - at `$.annotations[0]`)",
@@ -177,23 +166,6 @@ def test_a_broken_file_is_refused_by_name(tmp_path, changes, message):
     assert message in str(error.value)
     assert str(root / "annotations" / "instances_train2017.json") in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("not json", "fetch the file again"),
-        ('{"images": [', "fetch the file again"),
-        ("[1, 2]", "Expected `object`, got `array`"),
-        ("{}", "needs images (id, file_name, width, height), annotations"),
-    ],
-)
-def test_a_file_of_another_format_is_refused(tmp_path, text, message):
-    write_text(tmp_path, text)
-    with pytest.raises(InputError) as error:
-        load_split(tmp_path, "train")
-    assert message in str(error.value)
-    assert "instances_train2017.json" in str(error.value)
 
 
 def test_a_missing_data_set_points_to_the_generated_one(tmp_path):

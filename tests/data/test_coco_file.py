@@ -124,9 +124,13 @@ def test_a_fault_is_said_with_its_place(path):
         read_columns(path)
 
 
-def test_an_empty_file_is_refused(path):
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.json is not a COCO instances file \(.*empty"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "empty"), ("[1, 2]", "Expected `object`, got `array`"), ("{}", "needs images .id, file_name, width, height")],
+)
+def test_an_empty_file_or_another_kind_is_refused(path, text, words):
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"a\.json is not a COCO instances file \(.*{words}"):
         read_columns(path)
 
 

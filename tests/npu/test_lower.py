@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from ssd_graph.cli import InputError
-from ssd_graph.compilers import ascend
 from ssd_graph.npu import stand_in
-from ssd_graph.npu.capture import SOC_NAMES, capture
+from ssd_graph.npu.capture import SOC_NAMES
 from ssd_graph.npu.lower import lower, lower_predict, lower_step
 from tests import REPOSITORY
 from tests.run import command
@@ -159,24 +158,6 @@ def test_a_graph_break_shows_as_more_than_one_graph():
     assert not lowering.lowers
 
 
-def test_the_captured_function_still_computes_and_writes_in_place():
-    def update(total, x):
-        total.add_(x)
-        return total * 2
-
-    total = torch.ones(3)
-    seen = []
-
-    def runner(graph, inputs):
-        seen.extend(tuple(i.shape) for i in inputs)
-        return graph.module(*inputs)
-
-    graphs, breaks = capture(update, (total, torch.arange(3.0)), runner=runner)
-    assert (len(graphs), breaks) == (1, [])
-    assert total.tolist() == [1, 2, 3]
-    assert seen == [(3,), (3,)]
-
-
 def test_torchair_is_itself_again_afterwards():
     from torchair._ge_concrete_graph import compat_ir, fx2ge_converter
     from torchair.npu_fx_compiler import _NpuFxCompiler
@@ -207,13 +188,6 @@ def test_the_graph_is_written_as_text(tmp_path):
 def test_a_real_cann_is_not_hidden(variable, monkeypatch):
     monkeypatch.setenv(variable, "somewhere")
     with pytest.raises(InputError, match=f"{variable} is set"):
-        stand_in.load_stand_in.__wrapped__()
-
-
-def test_versions_that_do_not_pair_are_refused(monkeypatch):
-    monkeypatch.setattr(stand_in, "_loads", lambda soname: False)
-    monkeypatch.setattr(ascend, "version", lambda name: "2.1.0")
-    with pytest.raises(InputError, match=r"torch_npu 2\.1\.0 does not pair with torch .*pip install torch_npu=="):
         stand_in.load_stand_in.__wrapped__()
 
 

@@ -192,13 +192,15 @@ def test_replay_serves_as_the_runner_of_a_capture():
         total.add_(x)
         return total * 2
 
-    total, returned = torch.ones(3), []
+    total, returned, seen = torch.ones(3), [], []
 
     def runner(graph, inputs):
+        seen.extend(tuple(i.shape) for i in inputs)
         returned.extend(replay("a2")(graph, inputs))
         return returned
 
-    capture(update, (total, torch.arange(3.0)), runner=runner)
+    graphs, breaks = capture(update, (total, torch.arange(3.0)), runner=runner)
+    assert (len(graphs), breaks, seen) == (1, [], [(3,), (3,)])
     assert total.tolist() == [1, 2, 3]
     assert [r.tolist() for r in returned] == [[2, 4, 6]]
 

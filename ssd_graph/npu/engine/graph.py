@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,40 +147,9 @@ def data_inputs(node: Any) -> list[str]:
 
 def _infer(node: Any, inputs: Sequence[str | None], operator: Operator | None) -> list[str | None]:
     """Types of a node's results, after GE's InferDataType where it is public and its declaration elsewhere."""
-    kind, count = node.type, len(node.output_desc)
-    inputs = [*inputs, *[None] * 5]  # a node may lack some
-    if kind == "Const":
-        return [_name_of(described_dtype(node.attr["value"].t.desc)) if "value" in node.attr else None]
-    if kind == "Data":
-        return [_name_of(described_dtype(node.output_desc[0]))]
-    if kind == "Cast":
-        return [_attribute_type(node, "dst_type", 0)]
-    if kind in _COMPARISONS:
-        return ["bool"]
-    if kind in _SAME_KIND:
-        return [_promoted(inputs)]
-    if kind == "SelectV2":
-        return [_promoted(inputs[1:])]
-    if kind == "Fill":
-        return [inputs[1]]
-    if kind == "Shape":
-        return [_attribute_type(node, "dtype", 3)]
-    if kind == "Range":
-        return [inputs[0] if len(set(inputs[:3])) == 1 else "float32"]
-    if kind == "ArgMaxWithValue":
-        return [_attribute_type(node, "indice_dtype", 3), inputs[0]]
-    if kind == "Sort":
-        return [inputs[0], _attribute_type(node, "y2_dtype", 3)]
-    if kind == "MaxPoolWithArgmaxV1":
-        return [inputs[0], "uint16"]  # taken for granted: what it infers is not public
-    if kind == "MaxPoolWithArgmaxV3":
-        return [inputs[0], _attribute_type(node, "dtype", 3)]
-    if kind == "BatchNormV3":
-        return [inputs[0], inputs[3], inputs[4], "float32", "float32"]
-    if kind == "BatchNormGradV3":
-        return [inputs[0], inputs[2], inputs[2]]
-    if kind == "Conv2DBackpropInput":
-        return [inputs[1]]
+    count, inputs = len(node.output_desc), [*inputs, *[None] * 5]  # a node may lack some
+    if node.type in _INFERRED:
+        return _INFERRED[node.type](node, inputs)
     declared = [output.types for output in operator.outputs] if operator else []
     if len(declared) == count:  # an output of one type has it; any other has the first input's
         return [types[0] if len(types) == 1 else inputs[0] for types in declared]
@@ -198,3 +167,24 @@ def _attribute_type(node: Any, name: str, default: int) -> str | None:
 
 def _name_of(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+_INFERRED: Mapping[str, Callable[[Any, list[str | None]], list[str | None]]] = {
+    "Const": lambda node, _: [_name_of(described_dtype(node.attr["value"].t.desc)) if "value" in node.attr else None],
+    "Data": lambda node, _: [_name_of(described_dtype(node.output_desc[0]))],
+    "Cast": lambda node, _: [_attribute_type(node, "dst_type", 0)],
+    **dict.fromkeys(_COMPARISONS, lambda node, _: ["bool"]),
+    **dict.fromkeys(_SAME_KIND, lambda node, inputs: [_promoted(inputs)]),
+    "SelectV2": lambda node, inputs: [_promoted(inputs[1:])],
+    "Fill": lambda node, inputs: [inputs[1]],
+    "Shape": lambda node, _: [_attribute_type(node, "dtype", 3)],
+    "Range": lambda node, inputs: [inputs[0] if len(set(inputs[:3])) == 1 else "float32"],
+    "ArgMaxWithValue": lambda node, inputs: [_attribute_type(node, "indice_dtype", 3), inputs[0]],
+    "Sort": lambda node, inputs: [inputs[0], _attribute_type(node, "y2_dtype", 3)],
+    "MaxPoolWithArgmaxV1": lambda node, inputs: [inputs[0], "uint16"],  # taken for granted: not public
+    "MaxPoolWithArgmaxV3": lambda node, inputs: [inputs[0], _attribute_type(node, "dtype", 3)],
+    "BatchNormV3": lambda node, inputs: [inputs[0], inputs[3], inputs[4], "float32", "float32"],
+    "BatchNormGradV3": lambda node, inputs: [inputs[0], inputs[2], inputs[2]],
+    "Conv2DBackpropInput": lambda node, inputs: [inputs[1]],
+}
+"""What GE's InferDataType gives of a node and its inputs' types, by kind."""
