@@ -69,6 +69,11 @@ def test_a_checkpoint_is_never_replaced_by_its_export(tmp_path):
     assert "is the checkpoint itself; name another file with --out" in line
 
 
+@pytest.mark.parametrize("flag", ["--batch-size", "--threads", "--limit"])
+def test_numbers_below_one_are_refused(flag, tmp_path):
+    assert "give 1 or more" in command_here(EVALUATE, "model.onnx", flag, 0, cwd=tmp_path)[2]
+
+
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     """The whole chain through the command line, compiled, in one go."""
     flags = (

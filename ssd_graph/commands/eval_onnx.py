@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
 
     how = result.add_argument_group("how it runs (default with --verify: as recorded)")
     how.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), help="default: cpu")
-    how.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO's arithmetic (default: float32)")
+    how.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="of OpenVINO's arithmetic (default: float32); fp32 forbids CUDA to round factors",
+    )
     how.add_argument("--batch-size", type=positive, help="default: the model's, or 8")
     how.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     how.add_argument("--optimization", choices=("basic", "extended", "all"), help="of the graph (default: all)")
@@ -84,7 +88,7 @@ def main() -> int:
         require_writable(out, "--out")
     recorded = load_recorded(args.verify) if args.verify else None
     settings = recorded.settings() if recorded else RunSettings()
-    if args.provider:
+    if args.provider not in (None, settings.provider):
         settings = replace(settings, precision=None)  # was the recorded provider's
     given = {name: getattr(args, name) for name in RunSettings.__slots__}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})

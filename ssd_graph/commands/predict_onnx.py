@@ -31,7 +31,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: %(default)s)")
     parser.add_argument("--score", type=float, help="least score of what is shown (default: the model's, else 0.4)")
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt", "openvino", "cann", "auto"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO's arithmetic (default: float32)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="of OpenVINO's arithmetic (default: float32); fp32 forbids CUDA to round factors",
+    )
     parser.add_argument("--threads", type=positive, help="onnxruntime's threads (default: all cores)")
     args = parser.parse_args()
     if bool(args.images) == (args.camera is not None):

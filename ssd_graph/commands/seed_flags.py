@@ -89,17 +89,18 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     _refuse_warmup(given.pop("warmup", None))
     tag, rank, half = given.pop("tag", None), given.pop("local_rank", None), given.pop("use_fp16", False)
     num_ranks = _join_ranks(rank)
+    training = training and "eval_only" not in given
     if tag and training and given.get("resume", "auto") == "auto":
         given.setdefault("out", Path("runs") / tag)
-    before = _run_to_resume(given) if training and "eval_only" not in given else None
+    before = _run_to_resume(given) if training else None
     if not {"npus", "gpus", "cpus"} & set(given) and (before is None or num_ranks > 1):
         given[f"{_kind_at_hand()}s"] = num_ranks
     if num_ranks > 1:
         given.pop("device_id", None)  # its number of devices there
-    if half and "cpus" not in given:
+    if half and "cpus" not in given and not (before and before.devices == "cpu"):
         given.setdefault("amp", "fp16")
     lines = [f"of the seed's flags, these change nothing here: {', '.join(no_effect)}"] if no_effect else []
-    if not training or "eval_only" in given:
+    if not training:
         return lines
     if "recipe" not in given:
         lines = [*_as_its_recipe(given, before), *lines]

@@ -38,7 +38,7 @@ def require_torch_npu() -> None:
     if _release(found) != wanted:  # torch_npu is built against one release of torch
         raise InputError(
             f"torch_npu {found} does not pair with torch {wanted}; run `pip install torch_npu=={wanted}`, or `pip "
-            f"install torch=={_release(found)}`"
+            f"install torch=={_release(found)} --index-url {CPU_WHEELS}`"
         )
     if torch.version.cuda and wanted.rpartition(".")[0] not in LOADS_BESIDE_CUDA:
         raise InputError(

@@ -123,8 +123,8 @@ class CocoSplit:
             )
         if self.num_empty_boxes:
             lines.append(
-                f"{self.num_empty_boxes:,} boxes of {file} have no area: training leaves them out, scoring counts them "
-                "as missed"
+                f"{self.num_empty_boxes:,} boxes of {file} have no area, or are not finite: training leaves them out, "
+                "scoring counts those without area as missed"
             )
         return lines
 
@@ -213,11 +213,14 @@ def _doubts(columns: Columns, file: str) -> Iterator[str]:
             f"{(counts > 1).sum():,} files stand in {file} as more than one image, such as "
             f"{str(names[counts.argmax()])!r}: boxes of one entry are background in the others, in training and scoring"
         )
+    del names, counts
+    over = np.zeros(len(columns.xywh), bool)
     with np.errstate(over="ignore", invalid="ignore"):
-        ends = columns.xywh[:, :2] + columns.xywh[:, 2:]
-        beyond = np.maximum(-columns.xywh[:, :2], ends - columns.sizes[columns.owners]).max(1, initial=0)
+        for axis in (0, 1):  # one after the other, for the sake of memory
+            begin, length, size = columns.xywh[:, axis], columns.xywh[:, axis + 2], columns.sizes[:, axis]
+            over |= (-begin > EDGE_TOLERANCE) | (begin + length - size[columns.owners] > EDGE_TOLERANCE)
         areas, boxes = (values[~columns.crowds] for values in (columns.areas, columns.xywh[:, 2:].prod(1)))
-    if num_over := int((beyond > EDGE_TOLERANCE).sum()):
+    if num_over := int(over.sum()):
         yield (
             f"{num_over:,} boxes of {file} reach beyond their image; bbox is left, top, width and height in pixels; "
             "tools/check_coco.py lists them"

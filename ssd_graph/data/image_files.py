@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from ssd_graph.cli import InputError
 from ssd_graph.cores import usable_cores
 from ssd_graph.data.coco import CocoSplit
-from ssd_graph.data.decode import FORMATS, UNREADABLE, orientation, require_size
+from ssd_graph.data.decode import FORMATS, UNREADABLE, orientation, require_size, shown_size
 from ssd_graph.data.evaluation import pool_of
 
 SUFFIXES = (
@@ -60,11 +59,13 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def require_images(split: CocoSplit) -> None:
+def require_images(split: CocoSplit) -> list[str]:
     """Raise InputError, which names the first one, if images are not there or of another size than stated.
 
-    Only headers are read: seconds for thousands of images. A terminal shows the progress, and a line on stderr says
-    how many images are stored turned and not turned upright.
+    Only headers are read: seconds for thousands of images. A terminal shows the progress.
+
+    Returns:
+        What their user should know of them, a line each.
     """
     turned: list[int] = []
 
@@ -72,7 +73,7 @@ def require_images(split: CocoSplit) -> None:
         try:
             with Image.open(split.path(i), formats=FORMATS) as image:
                 require_size(image, split.size(i), split.upright)
-                if not split.upright and orientation(image) != 1:
+                if not split.upright and _could_be_turned(image, split.size(i)):
                     turned.append(i)
         except UNREADABLE as error:
             return f"{split.path(i)}: {error}"
@@ -81,13 +82,22 @@ def require_images(split: CocoSplit) -> None:
     with pool_of(2 * usable_cores()) as pool:
         bar = tqdm(pool.map(fault, range(len(split))), "images", len(split), leave=False, disable=None, unit="image")
         faults = [found for found in bar if found]
+    name = split.annotation_file.name
     if faults:
         raise InputError(
-            f"{len(faults)} of {len(split)} images of {split.annotation_file.name} cannot be used, the first is "
-            f"{faults[0]}; `python tools/check_coco.py {split.image_dir.parent}` lists them"
+            f"{len(faults)} of {len(split)} images of {name} cannot be used, the first is {faults[0]}; "
+            f"`python tools/check_coco.py {split.image_dir.parent}` lists them"
         )
-    if turned:
-        sys.stderr.write(
-            f"{len(turned)} of {len(split)} images of {split.annotation_file.name} are stored turned or mirrored (EXIF "
-            "orientation) and read so; --upright turns them\n"
-        )
+    if not turned:
+        return []
+    return [
+        f"{len(turned)} of {len(split)} images of {name} are stored turned or mirrored (EXIF orientation) and read so; "
+        "--upright turns them"
+    ]
+
+
+def _could_be_turned(image: Image.Image, size: tuple[int, int]) -> bool:
+    """Whether an opened image has an orientation with which it would still have this size."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return False  # to look behind the pixels, Pillow would decode them
+    return orientation(image) != 1 and shown_size(image, True) == tuple(size)

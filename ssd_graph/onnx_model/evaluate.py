@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -142,7 +143,8 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
     upright = detector.upright if settings.upright is None else settings.upright
     whole, split = split, replace(split.part(slice(settings.limit)), upright=upright)
-    require_images(split)
+    for remark in require_images(split):
+        sys.stderr.write(f"{remark}\n")
     fingerprint, calls = hashlib.sha256(), list[float]()
     begin = time.perf_counter()
     if settings.outputs:

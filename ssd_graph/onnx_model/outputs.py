@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -56,9 +57,11 @@ def output_files(folder: Path, split: CocoSplit, limit: int | None = None) -> li
     ends = forms[0] if forms else _FORMS[0]
     batches = sorted(name.removesuffix(ends[0]) for name in names if name.endswith(ends[0]))
     if not forms and batches:
-        if len({len(name) for name in batches if name.isdecimal()}) > 1:
+        if batches != sorted(
+            batches, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]
+        ):
             raise InputError(f"{folder}: batches are read in the order of their names; number them 01, 02 ... 11")
-        return _rows([(folder / (name + ends[0]), folder / (name + ends[1])) for name in batches], split)[:limit]
+        return _rows([(folder / (name + ends[0]), folder / (name + ends[1])) for name in batches], split, limit)
     files = [Outputs(folder / (stem + ends[0]), folder / (stem + ends[1])) for stem in stems]
     missing = [file.name for each in files for file in each[:2] if file.name not in names]
     if missing:
@@ -66,7 +69,7 @@ def output_files(folder: Path, split: CocoSplit, limit: int | None = None) -> li
     return files
 
 
-def _rows(batches: list[tuple[Path, Path]], split: CocoSplit) -> list[Outputs]:
+def _rows(batches: list[tuple[Path, Path]], split: CocoSplit, limit: int | None) -> list[Outputs]:
     """Of each image, those in files of batches."""
     rows, last = list[Outputs](), 0
     for ploc, plabel in batches:
@@ -76,18 +79,21 @@ def _rows(batches: list[tuple[Path, Path]], split: CocoSplit) -> list[Outputs]:
             raise InputError(_advice(ploc, error)) from error
         rows += [Outputs(ploc, plabel, row) for row in range(last)]
     has = f"{batches[0][0].parent} has outputs of {len(rows)} images in batches"
-    if not len(split) <= len(rows) < len(split) + last:
+    listed = len(split) + split.num_empty_images
+    unsure = split.empty_images == "drop" and listed > len(split)
+    # Of the first images only; not where these could be the first of all, with those that are left out.
+    enough = len(split) if unsure else len(split.file_names[:limit])
+    if not any(count <= len(rows) < count + last for count in (enough, len(split))):
         raise InputError(
             f"{has}, {len(split)} are scored; name files after images, or make them of these images in the order of "
             "the annotations"
         )
-    listed = len(split) + split.num_empty_images
-    if split.empty_images == "drop" and len(split) < listed <= len(rows) < listed + last:
+    if unsure and listed <= len(rows) < listed + last:
         raise InputError(
             f"{has}, which may be all {listed} or the {len(split)} with boxes, which are scored: give --empty-images "
             "keep for all; for those with boxes, do not fill up the last batch"
         )
-    return rows[: len(split)]
+    return rows[: len(split)][:limit]
 
 
 def read_batches(

@@ -46,7 +46,7 @@ def unexplained(
     """
     worst = 0.0
     for image, (num, found_boxes, found_scores, found_labels) in enumerate(zip(*detections, strict=True)):
-        last = found_scores[num - 1] if num == config.detections_per_image else config.score_threshold
+        last = float(found_scores[num - 1]) if num == config.detections_per_image else config.score_threshold
         for k, category_id in enumerate(category_ids):
             mine = np.flatnonzero(found_labels[:num] == category_id)
             worst = max(

@@ -54,6 +54,7 @@ def _watch(store: Store, rank: int, done: threading.Event) -> None:
                 _end_after_others(rank, int(store.get(_KEY)))
     except Exception:  # the store has ended, with its launcher, with rank 0 where there is none, or with the run
         if not done.wait(_GONE):
+            sys.stderr.write(f"rank {rank}: rank 0 or the launcher is gone\n")
             _end(1)
 
 
@@ -63,7 +64,7 @@ def _fail(store: Store, rank: int, error: Exception) -> NoReturn:
         code = READER_LEFT
     with suppress(Exception):  # the store is gone with its launcher
         if store.add(f"{_KEY}/count", 1) > 1:  # what a rank meets because another one failed says nothing
-            _end(int(store.get(_KEY)))
+            _end_after_others(rank, int(store.get(_KEY)))
     if isinstance(error, InputError):
         sys.stderr.write(f"{Path(sys.argv[0]).name}: rank {rank}: {' '.join(str(error).split())}\n")
     elif code == 1:

@@ -38,7 +38,9 @@ def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]
     """The rank that failed first, and how: a killed one before those whose collective with it broke off."""
     rank = min(failures, key=lambda rank: failures[rank].timestamp)
     killed = [r for r, failure in failures.items() if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
-    if failures[rank].exitcode == 1 and killed:  # the launcher may see both at once
+    # The launcher may see both at once; what it kills itself ends later.
+    killed = [r for r in killed if failures[r].timestamp <= failures[rank].timestamp + 1]
+    if failures[rank].exitcode == 1 and killed:
         rank = killed[0]
     return rank, failures[rank]
 

@@ -74,7 +74,7 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
     if speaks():
         require_output(options.mlperf_log, "--mlperf-log")
     if speaks() and not options.performance:
-        require_images(validation)
+        notes += require_images(validation)
     if options.num_devices > 1 and not launched():
         folder = RunFolder(options.out)
         before = folder.state()

@@ -98,11 +98,8 @@ class Validations:
         self._plan, self._validator, self._scorer = plan, validator, scorer
         self._folder, self._log, self._mlperf = folder, log, mlperf
         self._aps = [plan.validated[step] for step in sorted(plan.validated)]
-
-    @property
-    def best_ap(self) -> float:
-        """Of all validations so far, on rank 0."""
-        return max(self._aps, default=-1.0)
+        self.best_ap = max(self._aps, default=-1.0) if folder.best.is_file() else -1.0
+        """Of `best.pth`, on rank 0; a resumed run may have lost the best one."""
 
     def run(self, state: TrainState, step: int) -> bool:
         """Validate `state`, of which the checkpoint is written, on all processes; whether the run is to end."""
@@ -120,8 +117,9 @@ class Validations:
     def _record(self, scores: CocoScores, step: int) -> None:
         """The best checkpoint first, so that none is lost."""
         self.scores, ap = scores, scores.stats["AP"]
-        if ap > self.best_ap or not self._folder.best.is_file():  # which a damaged disk or a resumed older step took
+        if ap > self.best_ap:
             self._folder.mark_best(step)
+            self.best_ap = ap
         self._aps.append(ap)
         self._log.record("validation", step, **scores.stats, per_class=scores.per_class)
         self._mlperf.eval_stop(step, ap)

@@ -118,7 +118,10 @@ def test_an_image_with_only_empty_boxes_is_left_out(tmp_path):
         ),
         ({"annotations": [annotation(), annotation(bbox=(150, 10, 180, 60))]}, "1 boxes .* reach beyond their image"),
         ({"annotations": [annotation(), annotation(bbox=(-1.5, 10, 5, 5))]}, "1 boxes .* reach beyond their image"),
-        ({"annotations": [annotation(), annotation(bbox=(9, 9, 0, 5))]}, "1 boxes .* scoring counts them as missed"),
+        (
+            {"annotations": [annotation(), annotation(bbox=(9, 9, 0, 5))]},
+            "1 boxes .* scoring counts those without area as missed",
+        ),
         ({"annotations": [annotation(area=1), annotation(bbox=(9, 9, 7, 5), area=1)]}, "every area of .* is 1: its AP"),
     ],
 )

@@ -149,6 +149,8 @@ def test_other_encodings_of_json_are_read_by_all_commands_alike(path, encoding):
     ("old", "new", "words"),
     [
         ('"bbox": [5, 6, 7, 8]', '"bbox": null', "Expected `array`, got `null` - at `$.annotations[1].bbox`"),
+        ('"bbox": [5, 6, 7, 8]', '"bbox": [5, 6, 7]', "`$.annotations[1].bbox`"),
+        ('"bbox": [5, 6, 7, 8]', '"bbox": "box"', "`$.annotations[1].bbox`"),
         ('"image_id": 4', '"image_id": "4c9f-uuid"', "`$.annotations[0].image_id`"),
         ('"image_id": 4', '"image_id": 4.5', "`$.annotations[0].image_id`"),
         ('"width": 204.0', '"width": null', "`$.images[1].width`"),

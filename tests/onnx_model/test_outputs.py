@@ -200,12 +200,19 @@ def test_batches_of_all_images_are_not_taken_for_those_of_the_images_with_boxes(
         output_files(outputs, few)
     assert len(output_files(outputs, replace(few, empty_images="keep"))) == 6
     assert len(output_files(outputs, replace(split, num_empty_images=3), limit=2)) == 2
+    more = replace(
+        split, image_ids=np.append(split.image_ids, [97, 98, 99]), file_names=np.append(split.file_names, ["x"] * 3)
+    )
+    assert len(output_files(outputs, more, limit=6)) == 6
+    with pytest.raises(InputError, match="9 are scored"):
+        output_files(outputs, replace(more, num_empty_images=1), limit=6)
 
 
 def test_batches_whose_numbers_have_other_lengths_are_refused(home, split, outputs):
     in_batches(split, outputs, 1)
     for end in ("ploc", "plabel"):
-        (outputs / f"003_{end}.npy").rename(outputs / f"03_{end}.npy")
+        for i in range(6):
+            (outputs / f"{i:03}_{end}.npy").rename(outputs / f"out-{i + 8}_{end}.npy")
     with pytest.raises(InputError, match=r"read in the order of their names; number them 01, 02 \.\.\. 11"):
         score(home, split, outputs)
 

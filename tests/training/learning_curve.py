@@ -43,9 +43,10 @@ RECIPE = replace(
     batch_size=8,
     learning_rate=0.008,
     warmup_epochs=4.0,
-    decay_epochs=(32.0, 36.0),
-    epochs=38.0,
-    evaluation_epochs=(5.0, 10.0, 20.0, 30.0, 34.0),
+    decay_epochs=(78.0, 87.0),
+    epochs=92.0,
+    evaluation_epochs=(5.0, 10.0, 20.0, 30.0, 34.0, 50.0, 60.0, 70.0, 80.0, 87.0),
+    threshold=None,
     augment=NO_AUGMENT,
 )
 

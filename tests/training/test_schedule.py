@@ -2,8 +2,6 @@
 256: 2,290 warm-up steps to 0.02, a tenth from epochs 44 and 55 on) and the reference's warm-up formula.
 """
 
-from dataclasses import replace
-
 import pytest
 
 from ssd_graph.config import RECIPES, epochs_every
@@ -35,16 +33,6 @@ def test_rate_falls_to_a_tenth_at_the_decay_epoch(epoch, step, before, after):
 
 def test_rate_stays_after_the_last_decay():
     assert MLPERF.rate(36_646) == MLPERF.rate(10**7) == pytest.approx(0.0002, rel=1e-12)
-
-
-@pytest.mark.parametrize(("batch", "rate"), [(32, 0.0025), (64, 0.005), (256, 0.02), (1024, 0.08)])
-def test_base_rate_grows_with_the_global_batch(batch, rate):
-    assert Schedule(RECIPES["mlperf-256"], batch, 117_266).base_rate == pytest.approx(rate, rel=1e-12)
-
-
-def test_without_warmup_the_first_step_has_the_full_rate():
-    recipe = replace(RECIPES["mlperf-256"], warmup_epochs=0.0)
-    assert Schedule(recipe, 32, 117_266).rate(0) == 0.0025
 
 
 def test_a_step_of_an_epoch_begins_when_its_images_are_seen():
