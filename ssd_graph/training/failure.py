@@ -36,7 +36,8 @@ def failing_together(rank: int) -> Iterator[None]:
     # A client of its own: the group's waits in collectives' set-up with its lock held.
     store: Store = dist.distributed_c10d._get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]
     done = threading.Event()
-    threading.Thread(target=_watch, args=(store, rank, done), daemon=True, name="watch for failures").start()
+    watcher = threading.Thread(target=_watch, args=(store, rank, done), daemon=True, name="watch for failures")
+    watcher.start()
     try:
         yield
     except KeyboardInterrupt:  # before the loop takes it as a request: all ranks get it, and the launcher says so
@@ -45,6 +46,7 @@ def failing_together(rank: int) -> Iterator[None]:
         _fail(store, rank, error)
     finally:
         done.set()
+        watcher.join(_GONE)  # Python's end aborts a process of which a thread is in the store's code
 
 
 def _watch(store: Store, rank: int, done: threading.Event) -> None:

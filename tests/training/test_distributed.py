@@ -33,7 +33,8 @@ def ranks(tiny_coco, tmp_path_factory):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     command = [*launcher, "-m", "tests.training.two_ranks", str(out), str(tiny_coco)]
-    subprocess.run(command, check=True, env=environment, cwd=REPOSITORY, capture_output=True)
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -56,7 +56,7 @@ def in_order(data, folder, count, parts):
     }
     for name in parts:
         code, error, ranks = run(commands[name][0], folder / name, *commands[name][1:])
-        assert (code, error) == (0, ""), name
+        assert (code, error) == (0, ""), f"{name}: {error}"
         processes = [f"rank{r}" for r in range(count)] if count > 1 else ["ranklauncher"]
         for number, process in enumerate(processes):
             calls = ranks[process]
