@@ -128,13 +128,20 @@ def _(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float, scor
 def _nms_session() -> Any:
     """An onnxruntime session of the one operator."""
     import onnxruntime
-    from onnx.parser import parse_model
+    from onnx import TensorProto, helper
 
-    model = parse_model("""<ir_version: 10, opset_import: ["": 18]>
-        nms (
-            float[n, b, 4] boxes, float[n, c, b] scores,
-            int64[1] max_output, float[1] iou_threshold, float[1] score_threshold
-        ) => (int64[m, 3] selected) {
-            selected = NonMaxSuppression(boxes, scores, max_output, iou_threshold, score_threshold)
-        }""")
+    types = {
+        "boxes": TensorProto.FLOAT,
+        "scores": TensorProto.FLOAT,
+        "max_output": TensorProto.INT64,
+        "iou_threshold": TensorProto.FLOAT,
+        "score_threshold": TensorProto.FLOAT,
+    }
+    graph = helper.make_graph(
+        [helper.make_node("NonMaxSuppression", list(types), ["selected"])],
+        "nms",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in types.items()],
+        [helper.make_tensor_value_info("selected", TensorProto.INT64, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
