@@ -202,20 +202,15 @@ class RunPlan:
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
-        if self.options.empty_images != before.options.empty_images:
-            raise InputError(
-                f"the checkpoint to resume was trained with --empty-images {before.options.empty_images}; leave out "
-                "this flag, or use --checkpoint to begin a new run with its weights"
-            )
         for split, fingerprint in (
             (self.train_split, before.train_fingerprint),
             (self.val_split, before.val_fingerprint),
         ):
             if fingerprint not in (None, split.fingerprint):
-                raise InputError(
-                    f"{split.annotation_file} has changed since the checkpoint was written; use --checkpoint to begin "
-                    "a new run with its weights"
-                )
+                why = f"{split.annotation_file} has changed since the checkpoint was written"
+                if self.options.empty_images != before.options.empty_images:
+                    why = f"the checkpoint was trained with --empty-images {before.options.empty_images}"
+                raise InputError(f"{why}; use --checkpoint to begin a new run with its weights")
 
     def _validated(self) -> dict[int, float]:
         if not self.metrics_file or not self.first_step:

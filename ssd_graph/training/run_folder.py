@@ -20,7 +20,7 @@ class RunFolder:
         self.path, self.keep = path, keep
         self.last, self.best = path / "last.pth", path / "best.pth"
 
-    def state(self) -> tuple[float, ...]:
+    def checkpoint_times(self) -> tuple[float, ...]:
         """Changes whenever a run writes a checkpoint."""
         return tuple(sorted(file.stat().st_mtime for file in self.path.glob("*.pth") if file.is_file()))
 

@@ -77,10 +77,10 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
         notes += require_images(validation)
     if options.num_devices > 1 and not launched():
         folder = RunFolder(options.out)
-        before = folder.state()
+        before = folder.checkpoint_times()
 
         def again() -> list[str]:
-            if options.overwrite and not options.resume and folder.state() == before:
+            if options.overwrite and not options.resume and folder.checkpoint_times() == before:
                 return []  # what is there is still the run that is to be overwritten
             # The folder too: a run that --resume names by its file goes on beside that.
             return ["--resume", "auto", "--out", str(options.out)]

@@ -55,6 +55,12 @@ def test_another_seed_gives_another_run(trained, tiny_coco, tmp_path):
     assert first[0] != first[1]
 
 
+def test_resuming_with_other_empty_images_names_the_flag(trained, tiny_coco, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    with pytest.raises(InputError, match="the checkpoint was trained with --empty-images drop; use --checkpoint"):
+        train_tiny(tiny_coco, tmp_path / "run", max_steps=7, resume="auto", empty_images="keep")
+
+
 def test_a_best_checkpoint_that_is_gone_has_a_successor(tiny_coco, tmp_path):
     train_tiny(tiny_coco, tmp_path, max_steps=1)
     (tmp_path / "best.pth").unlink()
