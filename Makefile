@@ -67,6 +67,7 @@ docs: $(VENV)/.installed-dev
 environments: $(VENV)/.installed-dev $(NPU_VENV)/.installed-npu
 
 $(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This is too old a Python; name one from 3.11 on: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q "$(TORCH)" 2>/dev/null || $(RUN) -m pip install -q "$(TORCH)" --index-url $(CPU_WHEELS)
 	touch $@

@@ -95,7 +95,7 @@ class Recipe:
     """Optimisation: SGD with momentum, linear warm-up, multi-step decay; as `mlperf-256` but without a threshold."""
 
     name: str = "mlperf-256"
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 3.157e-3
     """For a global batch of 32 images; the rate in force grows with the global batch."""
     momentum: float = 0.9
     weight_decay: float = 1.3e-4
@@ -172,6 +172,7 @@ MODELS = {
 
 _REFERENCE_32 = Recipe(
     name="mlperf-ref-32",  # REF's one-GPU run
+    learning_rate=2.5e-3,
     weight_decay=5e-4,
     warmup_epochs=0.0,
     decay_epochs=(40.0, 50.0),
@@ -197,6 +198,7 @@ RECIPES = {
         # The seed rounds --lr 2.68e-3 and 3.2e-3 to whole multiples of 2.5e-3 for the global batch: 0.0025, 0.025.
         Recipe(
             name="seed-1p",
+            learning_rate=2.5e-3,
             weight_decay=5e-4,
             warmup_epochs=0.0,
             epochs=90.0,

@@ -154,11 +154,14 @@ def _count_npus() -> int:
 
 
 def _require_c_compiler() -> None:
-    """Raise InputError if what inductor compiles with is not there; Triton builds its driver with Python's headers."""
-    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
-        raise InputError("no C compiler, which inductor needs: install gcc and g++, or use --backend aot_eager")
-    if torch.cuda.is_available() and not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        raise InputError("no Python.h, which Triton needs: install python3-dev, or use --backend aot_eager")
+    """Raise InputError if what inductor compiles with is not there: Triton with C, its code for CPUs with C++."""
+    for language, of_user, names in (("C", "CC", ("cc", "gcc", "clang")), ("C++", "CXX", ("g++", "clang++"))):
+        if not (os.environ.get(of_user) or any(map(shutil.which, names))):
+            raise InputError(
+                f"no {language} compiler, which inductor needs: install gcc and g++, or use --backend aot_eager"
+            )
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise InputError("no Python.h, which inductor needs: install python3-dev, or use --backend aot_eager")
 
 
 def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:

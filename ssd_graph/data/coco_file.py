@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, BinaryIO, Generic, TypeVar
 from zipfile import BadZipFile
 
 import msgspec
@@ -107,18 +107,27 @@ def _keep(kept: Path, key: str, columns: Columns, path: Path) -> None:
 def _parse(path: Path) -> Columns:
     try:
         with path.open("rb") as file:
-            # Mapped, so that the text, 450 MB of COCO's, takes no memory that the system could not have back.
-            text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            text = _mapped(file)
         return _decode(text[3:] if text[:3] == codecs.BOM_UTF8 else text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} holds bytes that are not UTF-8; save it in that encoding") from error
+    except (OSError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}; fetch the file again") from error
     except (msgspec.DecodeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{path} is not a COCO instances file ({error}); "
             "it needs images (id, file_name, width, height), annotations (image_id, category_id, bbox) and categories"
         ) from error
+
+
+def _mapped(file: BinaryIO) -> memoryview:
+    """The text of a file; mapped, 450 MB of COCO's take no memory that the system could not have back."""
+    try:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError:  # some network disks map nothing
+        return memoryview(file.read())
 
 
 Id = Annotated[int, msgspec.Meta(ge=1 - 2**63, le=2**63 - 1)]
@@ -174,6 +183,9 @@ def _decode(text: memoryview) -> Columns:
         content = msgspec.json.decode(text, type=_Content[msgspec.Raw, msgspec.Raw], strict=False)
         images = map(msgspec.json.Decoder(ImageEntry, strict=False).decode, content.images)
         annotations = map(msgspec.json.Decoder(AnnotationEntry, strict=False).decode, content.annotations)
+        # In what nobody reads, msgspec takes any bytes. Python's reader and other programs do not.
+        for _ in codecs.iterdecode((text[i : i + 2**20] for i in range(0, len(text), 2**20)), "utf-8"):
+            pass
         return _columns(images, annotations, content.categories)
     except msgspec.DecodeError:
         # Python's own reader, in much memory, knows NaN and Infinity too, and a fault is said with its place.

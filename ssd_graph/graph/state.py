@@ -1,7 +1,7 @@
 """The training state: a few flat tensors, and the names and shapes of what lies in them.
 
 One vector of parameters makes the optimiser, the cast to low precision and the gradient reduction one
-operation each, where 119 tensors would make 119.
+operation each, where 131 tensors would make 131.
 """
 
 # P parameters, S batch-normalisation channels

@@ -139,8 +139,10 @@ def evaluate_onnx(model: Path, split: CocoSplit, settings: RunSettings = RunSett
         raise InputError(f"{model} is not raw; --outputs are those of a model that `export/to_onnx.py --raw` wrote")
     split = split.numbered_as(detector.categories, model, "give the --data that it was trained for")
     batch_size = settings.batch_size or detector.batch_size or 8
-    if detector.batch_size not in (None, batch_size):
-        raise InputError(f"{model} takes batches of {detector.batch_size}; leave out --batch-size {batch_size}")
+    if not settings.outputs and detector.batch_size not in (None, batch_size):
+        raise InputError(
+            f"{model} takes batches of {detector.batch_size}, not {batch_size}; give --batch-size {detector.batch_size}"
+        )
     upright = detector.upright if settings.upright is None else settings.upright
     whole, split = split, replace(split.part(slice(settings.limit)), upright=upright)
     for remark in require_images(split):

@@ -13,9 +13,8 @@ import numpy as np
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.evaluate import OnnxResult, RunSettings
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES
-from ssd_graph.scoring.summary import read_summary
+from ssd_graph.scoring.summary import detections_of, read_summary
 
 SAME_NUMBERS = 1e-6
 """Largest difference of any of the twelve numbers that still counts as the same."""
@@ -53,8 +52,7 @@ def load_recorded(path: Path) -> Recorded:
         raise InputError(
             f"{path} is not a summary that this version of tools/eval_onnx.py wrote ({error!r})"
         ) from error
-    beside = path.parent / "detections.json"
-    return Recorded(summary, load_detections(beside) if beside.is_file() else None)
+    return Recorded(summary, detections_of(path, summary))
 
 
 def compare(recorded: Recorded, result: OnnxResult) -> tuple[bool, list[str]]:
@@ -101,7 +99,7 @@ def _get(summary: dict[str, Any], keys: tuple[str, ...]) -> Any:
 def first_difference(old: DetectionRows | None, new: DetectionRows) -> str:
     """Where two lists of detections, ordered by image, first differ, and in how many places they do."""
     if old is None:
-        return "no detections.json beside the summary, so where they differ cannot be said"
+        return "no detections.json of it beside the summary, so where they differ cannot be said"
     shared = min(len(old), len(new))
     differs = np.zeros(shared, bool)
     for a, b in zip(old, new, strict=True):

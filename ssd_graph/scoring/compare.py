@@ -21,9 +21,8 @@ from ssd_graph.cli import InputError
 from ssd_graph.data.coco import CocoSplit, find_annotations, load_split
 from ssd_graph.scoring.bootstrap import LEVEL, ResampledAp, draw_images, interval, mean_ap
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
-from ssd_graph.scoring.summary import empty_images, read_summary
+from ssd_graph.scoring.summary import detections_of, empty_images, read_summary
 
 NUM_RESAMPLES = 1000
 SEED = 1
@@ -121,10 +120,9 @@ def load_evaluation(path: Path) -> Evaluation:
     """
     path = path / "summary.json" if path.is_dir() else path
     summary = read_summary(path)
-    detections = path.parent / "detections.json"
-    rows = load_detections(detections)
-    if hashlib.sha256(detections.read_bytes()).hexdigest() != summary["detections_sha256"]:
-        raise InputError(f"{detections} is not what {path} was computed from; evaluate again")
+    rows = detections_of(path, summary)
+    if rows is None:
+        raise InputError(f"no detections.json beside {path}, or not what that was computed from; evaluate again")
     return Evaluation(path, summary, rows)
 
 

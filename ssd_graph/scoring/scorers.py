@@ -31,5 +31,5 @@ def scorer_classes(scorer: str) -> tuple[Callable[..., Any], Callable[..., Any]]
         coco, evaluation = map(resolve_name, _PLACES[scorer])
     except ImportError as error:
         package = {"faster": "faster-coco-eval"}.get(scorer, scorer)
-        raise InputError(f"--scorer {scorer} needs `pip install {package}`; or leave the flag out") from error
+        raise InputError(f"--scorer {scorer} needs `pip install {package}`; or give --scorer pycocotools") from error
     return coco, evaluation

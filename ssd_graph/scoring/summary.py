@@ -15,7 +15,7 @@ from ssd_graph.config import EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, CocoSplit, find_annotations
 from ssd_graph.files import write_whole
 from ssd_graph.scoring.detections import DetectionRows
-from ssd_graph.scoring.detections_file import detections_json, sha256_of
+from ssd_graph.scoring.detections_file import detections_json, load_detections, sha256_of
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScores
 from ssd_graph.scoring.matching import Matches
 from ssd_graph.scoring.thresholds import best_thresholds
@@ -84,6 +84,18 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path} is not a summary.json of an evaluation ({error!r}); evaluate again") from error
     return summary
+
+
+def detections_of(path: Path, summary: dict[str, Any]) -> DetectionRows | None:
+    """What the detections.json beside the summary at `path` holds; None if it is missing or another evaluation's.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = path.with_name("detections.json")
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != summary["detections_sha256"]:
+        return None
+    return load_detections(file)
 
 
 def empty_images(summary: dict[str, Any]) -> EmptyImages:

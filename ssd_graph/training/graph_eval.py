@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import ssd_graph
 from ssd_graph.checkpoints.convert import load_scorable
-from ssd_graph.cli import launched
+from ssd_graph.cli import InputError, launched
 from ssd_graph.compilers.backend import advice_on_memory, default_amp, require_devices
 from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
@@ -92,6 +93,8 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
         rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
         if not world.is_main:
             return None
+        if not np.isfinite(rows.boxes_xywh).all():
+            raise InputError(f"{options.checkpoint} gives boxes that are no numbers; train it with a lower --lr")
         seconds = time.perf_counter() - begin
         print("\n".join(split.remarks()), end="\n" if split.remarks() else "")
         scorer = CocoScorer(split.annotation_file)

@@ -154,18 +154,20 @@ def test_deterministic_kernels_are_asked_for(monkeypatch):
     assert torch._inductor.config.deterministic
 
 
-def test_inductor_without_a_c_compiler_is_refused_in_one_line(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("language", "others"), [("C", "g++"), (r"C\+\+", "gcc")])
+def test_inductor_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_path, language, others):
+    (tmp_path / others).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(InputError, match=r"no C compiler, which inductor needs: install gcc"):
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=rf"no {language} compiler, which inductor needs: install gcc"):
         compile_graph(torch.relu, "inductor")
     assert compile_graph(torch.relu, "aot_eager")(torch.ones(2)).tolist() == [1, 1]
 
 
-def test_triton_without_pythons_headers_is_refused_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_inductor_without_pythons_headers_is_refused_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(InputError, match=r"no Python\.h, which Triton needs: install python3-dev"):
+    with pytest.raises(InputError, match=r"no Python\.h, which inductor needs: install python3-dev"):
         compile_graph(torch.relu, "inductor")
 
 

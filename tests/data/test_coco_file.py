@@ -2,8 +2,10 @@
 made from, and that a damaged or forbidden place for them costs time and nothing else.
 """
 
+import errno
 import json
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -142,6 +144,17 @@ def test_a_byte_order_mark_is_passed_over(path):
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 def test_other_encodings_of_json_are_read_by_all_commands_alike(path, encoding):
     path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert_columns(read_columns(path))
+
+
+def test_bytes_that_are_not_utf_8_are_refused_where_nothing_reads_them_too(path):
+    path.write_bytes(path.read_bytes().replace(b"{", b'{"info": "Jos\xe9", ', 1))
+    with pytest.raises(InputError, match=r"a\.json holds bytes that are not UTF-8; save it in that encoding"):
+        read_columns(path)
+
+
+def test_a_disk_that_maps_no_files_is_read(path, monkeypatch):
+    monkeypatch.setattr("mmap.mmap", Mock(side_effect=OSError(errno.ENODEV, "No such device")))
     assert_columns(read_columns(path))
 
 

@@ -92,7 +92,7 @@ def test_a_raw_model_finds_what_the_whole_one_finds(trained, raw_model, split):
 
 
 def test_another_batch_size_than_the_models_is_refused(raw_model, split):
-    with pytest.raises(InputError, match="takes batches of 4; leave out --batch-size 3"):
+    with pytest.raises(InputError, match="takes batches of 4, not 3; give --batch-size 4"):
         evaluate_onnx(raw_model, split, RunSettings(batch_size=3))
 
 

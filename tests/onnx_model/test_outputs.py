@@ -162,6 +162,11 @@ def test_every_kind_of_file_gives_the_same_bits(home, split, expected, outputs, 
     assert score(home, split, outputs).summary["detections_sha256"] == expected.summary["detections_sha256"]
 
 
+def test_a_recorded_or_fixed_batch_size_does_not_matter_where_no_model_is_run(home, split, expected):
+    found = score(home, split, home / "outputs", batch_size=8)
+    assert found.summary["detections_sha256"] == expected.summary["detections_sha256"]
+
+
 def in_batches(split, outputs, size, surplus=0):
     """Replace the folder's files by batches in the order of the annotations, the last one filled up."""
     stems = [name.rpartition(".")[0] for name in split.file_names.tolist()]

@@ -1,7 +1,6 @@
 """A repeated evaluation is told from a recorded one: the same bits, the same numbers, or different and where."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -94,11 +93,13 @@ def test_another_model_or_other_pixels_are_named_first(recorded, result):
     assert lines[:2] == ["not the recorded model", "not the recorded pixels: images, decoder or resizing differ"]
 
 
-def test_without_the_detections_file_the_verdict_stands_alone(recorded, result, tmp_path):
-    shutil.copy(tmp_path / "summary.json", tmp_path / "alone.json")
+@pytest.mark.parametrize("others", [None, "[]"])
+def test_without_its_own_detections_file_the_verdict_stands_alone(recorded, result, tmp_path, others):
     (tmp_path / "detections.json").unlink()
-    _, lines = compare(load_recorded(tmp_path / "alone.json"), changed(result, "scores", 0, 0.5))
-    assert lines[1].startswith("no detections.json beside the summary")
+    if others:
+        (tmp_path / "detections.json").write_text(others)
+    _, lines = compare(load_recorded(tmp_path / "summary.json"), changed(result, "scores", 0, 0.5))
+    assert lines[1].startswith("no detections.json of it beside the summary")
 
 
 def test_a_missing_detection_at_the_end_is_found(result):

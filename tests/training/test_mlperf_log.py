@@ -171,7 +171,7 @@ def test_the_recipes_numbers_are_logged(coco_log):
     assert once["global_batch_size"] == 256
     assert once["model_bn_span"] == 32
     assert once["max_samples"] == 1
-    assert once["opt_base_learning_rate"] == pytest.approx(0.02, rel=1e-12)
+    assert once["opt_base_learning_rate"] == pytest.approx(0.025256, rel=1e-12)
     assert once["opt_weight_decay"] == 1.3e-4
     assert once["opt_learning_rate_decay_boundary_epochs"] == [44, 55]
     warmup_steps = once["opt_learning_rate_warmup_steps"]

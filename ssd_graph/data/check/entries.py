@@ -7,6 +7,7 @@ Nothing is assumed of the entries: they come from a user's file and may be anyth
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,7 +106,9 @@ def _mended_images(entries: list[Any], findings: Findings, image_dir: Path, upri
         if local != name:
             findings.add(p.FOUND_BY_NAME, f"{name}: {local}")
             entry = {**entry, "file_name": local}
-        if local and not _image(entry) and _read(entry, _WithId) and (size := _size(image_dir / local, upright)):
+        # Not of what lies elsewhere, nor of a pipe, which would be waited for.
+        named = local and not leaves_folder(local) and os.path.isfile(image_dir / local)
+        if named and not _image(entry) and _read(entry, _WithId) and (size := _size(image_dir / local, upright)):
             findings.add(p.NO_SIZE, f"{local}: {size[0]}x{size[1]}")
             entry = {**entry, "width": size[0], "height": size[1]}
         yield entry
@@ -147,7 +150,9 @@ def check_annotations(
             findings.add(p.EMPTY_FIELD, f"{empty[0]} {entry[empty[0]]!r} on {place}")
         if kind in (None, p.BOX_OVER_EDGE) and read.image_id not in images.removed:
             box = _clipped(read.bbox, size) if kind else None
-            result.cleaned.append(_mended(entry, empty, id=new_id, bbox=box))
+            # No object is larger than its box, and its area decides whether it is scored as small.
+            area = min(read.area, box[2] * box[3]) if box and read.area is not None and "area" not in empty else None
+            result.cleaned.append(_mended(entry, empty, id=new_id, bbox=box, area=area))
     return result
 
 

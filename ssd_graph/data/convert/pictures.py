@@ -179,4 +179,7 @@ def _inside(picture: Picture, size: tuple[int, int], data: DataSet) -> Iterator[
             continue
         if max(left - x1, top - y1, x2 - right, y2 - bottom) > EDGE_TOLERANCE:
             data.findings.add(BOX_OVER_EDGE, example)
-        yield thing._replace(xyxy=(left, top, right, bottom))
+        area = thing.area
+        if area is not None and (left, top, right, bottom) != (x1, y1, x2, y2):
+            area = min(area, (right - left) * (bottom - top))  # no object is larger than its box
+        yield thing._replace(xyxy=(left, top, right, bottom), area=area)

@@ -3,6 +3,7 @@ is clean to it loads in training: shown on generated files against coco.load_spl
 """
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.check import problems as p
@@ -102,6 +104,16 @@ def test_a_name_that_leaves_the_folder_is_found(name):
     assert checked.removed == {1}
 
 
+@pytest.mark.parametrize("name", ["../outside.png", "{}/outside.png", "pipe"])
+def test_the_size_is_not_taken_from_outside_nor_from_a_pipe(tmp_path, name):
+    Image.new("RGB", (5, 5)).save(tmp_path / "outside.png")
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "images" / "pipe")
+    findings = Findings()
+    check_images([{"id": 1, "file_name": name.format(tmp_path)}], findings, tmp_path / "images")
+    assert {problem.kind for problem in findings.problems()} == {p.BAD_IMAGE}
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -171,8 +183,8 @@ def test_counts_are_of_what_training_uses():
 
 
 def test_a_box_over_the_edge_is_clipped():
-    result = check(annotations=[annotation(bbox=(-20, 50, 40, 100))])[2]
-    assert result.cleaned[0]["bbox"] == [0, 50, 20, 50]
+    result = check(annotations=[annotation(bbox=(-20, 50, 40, 100), area=area) for area in (4000, 700)])[2]
+    assert [(a["bbox"], a["area"]) for a in result.cleaned] == [([0, 50, 20, 50], 1000), ([0, 50, 20, 50], 700)]
 
 
 def test_ids_are_mended():

@@ -81,6 +81,13 @@ def test_crowds_and_areas_are_kept(export, tmp_path):
     assert [(a["id"], a["image_id"]) for a in content["annotations"]] == [(3, 2), (4, 2)]  # behind those of train
 
 
+def test_an_object_of_which_a_part_is_cut_off_is_no_larger_than_its_box(export, tmp_path):
+    change(export / "valid" / "_annotations.coco.json", annotations=[annotation(1, bbox=[-90, 5, 100, 8], area=700)])
+    convert(export, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "annotations" / "instances_val2017.json").read_text())
+    assert [(a["bbox"], a["area"]) for a in content["annotations"]] == [([0, 5, 10, 8], 80)]
+
+
 @pytest.fixture
 def files(tmp_path):
     """Flags for two annotation files and their folders of images, and the folder to write."""
