@@ -43,6 +43,7 @@ RUN_WHEN_SLOW = {
 
 OTHER_PROGRAMS = {
     "pip": "changes the environment",
+    "python3": "makes an environment",
     ".": "changes the shell",
     "atc": "belongs to CANN",
     "npm": "fetches from the network",

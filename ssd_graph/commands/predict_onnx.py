@@ -51,7 +51,7 @@ def main() -> int:
 
     given = None if args.score is None else ShownFrom(args.score)
     # Files by name are taken wherever they lie.
-    many = [i for i in args.images if os.path.isdir(i) or has_magic(i)]
+    many = [i for i in args.images if os.path.isdir(i) or (has_magic(i) and not os.path.isfile(i))]
     inside = [i for i in many if Path(i).resolve().is_relative_to(args.out.resolve())]
     if inside:
         raise InputError(f"the images of '{inside[0]}' lie inside --out {args.out}; choose another folder with --out")

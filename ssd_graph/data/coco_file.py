@@ -184,7 +184,7 @@ def _decode(text: memoryview) -> Columns:
         images = map(msgspec.json.Decoder(ImageEntry, strict=False).decode, content.images)
         annotations = map(msgspec.json.Decoder(AnnotationEntry, strict=False).decode, content.annotations)
         # In what nobody reads, msgspec takes any bytes. Python's reader and other programs do not.
-        for _ in codecs.iterdecode((text[i : i + 2**20] for i in range(0, len(text), 2**20)), "utf-8"):
+        for _ in codecs.iterdecode((bytes(text[i : i + 2**20]) for i in range(0, len(text), 2**20)), "utf-8"):
             pass
         return _columns(images, annotations, content.categories)
     except msgspec.DecodeError:

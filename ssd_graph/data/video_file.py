@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,14 @@ _FORMATS = (
 """FFmpeg's readers of plain video files. It has others that should not meet a stranger's file: a playlist opens
 whatever files and addresses it names."""
 
+_RESTART = 1
+"""Seconds that a frame's time is behind the one before where the clock began anew."""
+
 _MOST_PIXELS = 178_956_970
 """Of a frame; where Pillow refuses an image."""
+
+_PHOTOGRAPHS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif"))
+"""How HEIF files of phones begin, behind four bytes. FFmpeg reads them as videos, each tile as one."""
 
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """FFmpeg's name for a system's cameras, and for one of them, by sys.platform."""
@@ -55,6 +62,10 @@ def find_video(arguments: list[str]) -> Path | None:
         InputError: there is a video and something else.
     """
     videos = [path for path in map(Path, arguments) if os.path.isfile(path) and not _is_image(path)]
+    for path in videos:
+        with suppress(OSError), path.open("rb") as file:  # PyAV says what is wrong
+            if file.read(12)[4:] in _PHOTOGRAPHS:
+                raise InputError(f"{path} is a photograph in HEIF; save it as JPEG")
     if videos and len(arguments) > 1:
         raise InputError(f"{videos[0]} is no image; give one video alone, or images")
     return videos[0] if videos else None
@@ -93,6 +104,8 @@ class VideoReader:
         streams = [s for s in self._container.streams.video if s.disposition & no_cover == s.disposition]
         if not streams:
             raise InputError(f"{self.name} has no pictures, only sound or other data")
+        if streams[0].codec_context is None:
+            raise InputError(f"this PyAV cannot decode the pictures of {self.name}; give another video")
         self._stream = streams[0]
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
@@ -110,7 +123,10 @@ class VideoReader:
         return self._stream.sample_aspect_ratio or Fraction(1)
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in the order they are shown in; times always grow. What is damaged is counted and left out."""
+        """All frames in the order they are shown in; times always grow, also where the clock of joined files restarts.
+
+        What is damaged is counted and left out.
+        """
         first, time = None, -TICK
         for number, frame in enumerate(self._decoded()):
             if frame.pts is None:  # a bare stream of pictures
@@ -118,6 +134,8 @@ class VideoReader:
             else:
                 pts = frame.pts * frame.time_base
                 first = pts if first is None else first
+                if time - (pts - first) > _RESTART:
+                    first = pts - time - 1 / self.rate
                 shown = pts - first
             time = max(shown, time + TICK)
             image = _upright(frame)

@@ -159,6 +159,10 @@ def _rgb(picture: Any) -> Image.Image:
             return to_rgb(picture, upright=True)
         except UNREADABLE as error:
             raise InputError(f"cannot use an image of Pillow: {error}") from error
+        except AssertionError as error:  # by this Pillow says that its file was closed before its pixels were read
+            raise InputError(
+                "cannot use an image of Pillow: its file is closed; call its load() before that"
+            ) from error
     if isinstance(picture, str | os.PathLike):
         return decode(Path(picture), upright=True)
     raise InputError(f"{_kind(picture)} is no image; {_WANTED}")

@@ -142,7 +142,8 @@ class OnnxDetector:
             raise InputError(f"{self._path} detects categories that it does not name; export the checkpoint again")
         if not (np.isfinite(boxes[found]).all() and np.isfinite(scores[found]).all()):
             raise InputError(
-                f"{self._path} gives boxes or scores that are no numbers; train it with a lower --lr, or make --outputs again"
+                f"{self._path} gives boxes or scores that are no numbers; "
+                "train it with a lower --lr, or make --outputs again"
             )
 
     def _require_form(self, path: Path) -> tuple[list[str], bool, int | None]:

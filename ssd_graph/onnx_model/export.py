@@ -25,7 +25,7 @@ import torch
 
 import ssd_graph
 from ssd_graph.checkpoints.checkpoint import Checkpoint
-from ssd_graph.cli import InputError
+from ssd_graph.cli import InputError, reason_of
 from ssd_graph.config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, SSD300_BOXES, EvalConfig
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.image_files import find_images
@@ -233,7 +233,12 @@ def _verify(
 
 def _run(model: onnx.ModelProto, samples: np.ndarray, options: ExportOptions) -> list[np.ndarray]:
     """Outputs of a model for all samples."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes, which are in no public module
+        raise InputError(
+            f"onnxruntime {onnxruntime.__version__} refuses the model ({reason_of(error)}); nothing written"
+        ) from error
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: batch}) for batch in _inputs(samples, options)]
     return [np.concatenate([np.asarray(o) for o in column])[: len(samples)] for column in zip(*parts, strict=True)]

@@ -80,15 +80,25 @@ def drawn(image: Image.Image, found: Detections, category_ids: Sequence[int]) ->
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """The picture to write for each image, named after it."""
-    targets, taken = dict[Path, Path](), set[Path]()
+    targets, taken = dict[Path, Path](), set[str]()
     for path in paths:
-        target, number = out / f"{path.stem}.jpg", 1
-        while target in taken:
+        name, number = f"{path.stem}.jpg", 1
+        while name.casefold() in taken:  # A.jpg and a.jpg are one file on many disks
             number += 1
-            target = out / f"{path.stem}-{number}.jpg"
-        targets[path] = target
-        taken.add(target)
-    overwritten = {p.resolve() for p in paths} & {t.resolve() for t in taken}
-    if overwritten:
-        raise InputError(f"the picture of {min(overwritten)} would overwrite it; choose another folder with --out")
+            name = f"{path.stem}-{number}.jpg"
+        targets[path] = out / name
+        taken.add(name.casefold())
+    given = {_file(path) for path in paths} - {None}
+    for target in targets.values():
+        if _file(target) in given:
+            raise InputError(f"{target} is an image that was given; choose another folder with --out")
     return targets
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """What tells the file from any other, by whatever name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

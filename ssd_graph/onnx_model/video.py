@@ -58,7 +58,8 @@ def predict_video(
         InputError: there is no frame, the video would overwrite itself, or a file cannot be written.
     """
     target = out / (f"{source.stem}.mp4" if isinstance(source, Path) else f"camera-{source}.mp4")
-    if isinstance(source, Path) and source.resolve() in (target.resolve(), target.with_suffix(".jsonl").resolve()):
+    results = target, target.with_suffix(".jsonl")
+    if isinstance(source, Path) and any(r.exists() and source.samefile(r) for r in results):
         raise InputError(f"the result of {source} would overwrite it; choose another folder with --out")
     require_writable(out, "--out")
     start, interrupted = time.perf_counter(), False
@@ -116,7 +117,7 @@ class _Writer:
 
     def close(self) -> None:
         """Write what the encoder still has, and the index without which nothing plays."""
-        if self._stream:
+        if self.num_frames:
             self._container.mux(self._stream.encode(None))
         self._container.close()
         self._lines.close()

@@ -189,6 +189,13 @@ def test_what_is_no_image_is_refused_in_a_line(detector, image, words):
     assert issubclass(InputError, ValueError)
 
 
+def test_an_image_whose_file_is_closed_is_refused_in_a_line(detector, files):
+    with Image.open(files[0]) as image:
+        pass
+    with pytest.raises(InputError, match=r"its file is closed; call its load\(\) before"):
+        detector(image)
+
+
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), "0.4"])
 def test_a_score_that_is_none_is_refused(detector, files, score):
     with pytest.raises(InputError, match=r"score .*: give 0 to 1"):

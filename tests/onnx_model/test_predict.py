@@ -68,9 +68,26 @@ def test_each_image_gets_a_picture_and_names_do_not_collide(detector, folder, tm
     assert decode(tmp_path / "out" / "b.jpg").size == decode(folder / "b.jpg").size
 
 
+def test_names_that_some_disks_take_for_one_and_long_ones_get_a_picture_each(detector, folder, tmp_path):
+    names = ("A.png", "a.png", "长" * 80 + ".png")
+    for name in names:
+        decode(folder / "b.jpg").save(tmp_path / name)
+    predict(detector, [tmp_path / name for name in names], tmp_path / "out", ShownFrom(1.0))
+    found = {f.name for f in (tmp_path / "out").iterdir()}
+    assert found == {"A.jpg", "a-2.jpg", "长" * 80 + ".jpg", "predictions.json"}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_an_image_by_another_name_is_not_overwritten(detector, folder, tmp_path, link):
+    (tmp_path / "out").mkdir()
+    link(folder / "b.jpg", tmp_path / "out" / "b.jpg")
+    with pytest.raises(InputError, match=r"b\.jpg is an image that was given; choose another folder"):
+        predict(detector, [folder / "b.jpg"], tmp_path / "out", ShownFrom(LEAST))
+
+
 def test_a_picture_never_overwrites_an_image(detector, folder):
     before = (folder / "b.jpg").read_bytes()
-    with pytest.raises(InputError, match=r"b\.jpg would overwrite it; choose another folder"):
+    with pytest.raises(InputError, match=r"b\.jpg is an image that was given; choose another folder"):
         predict(detector, find_images([str(folder / "b.jpg")]), folder, ShownFrom(LEAST))
     assert (folder / "b.jpg").read_bytes() == before
 

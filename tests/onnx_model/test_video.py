@@ -110,6 +110,16 @@ def test_a_video_taken_sideways_is_turned_upright(picture, tmp_path, turn, mirro
     assert next(VideoReader(path).frames()).image.tobytes() == upright.tobytes()
 
 
+def test_a_clock_that_restarts_goes_on_where_it_was(detector, picture, tmp_path):
+    for part in ("a.ts", "b.ts"):
+        write(tmp_path / part, picture.resize((160, 120)), range(0, 2000, 100))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join((tmp_path / part).read_bytes() for part in ("a.ts", "b.ts")))
+    found = predict_video(detector, joined, tmp_path / "out", ShownFrom())
+    times = [line["time"] for line in lines_of(found.video.with_suffix(".jsonl"))]
+    assert times == pytest.approx([n / 10 for n in range(40)], abs=1e-3)
+
+
 def test_damage_in_the_middle_costs_what_it_hits_and_is_said(picture, tmp_path, capsys, trained):
     path = write(tmp_path / "hit.mp4", picture, range(0, 2400, 40))
     content = bytearray(path.read_bytes())
@@ -191,6 +201,12 @@ def test_a_pyav_without_the_encoder_says_which_has_it(detector, clip, monkeypatc
     with pytest.raises(InputError, match="this PyAV has no libx264000, which writes videos"):
         predict_video(detector, clip, tmp_path, ShownFrom(1.0))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_photograph_of_a_phone_is_no_video(tmp_path):
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(InputError, match="save it as JPEG"):
+        find_video([str(tmp_path / "photo.heic")])
 
 
 def test_files_are_told_apart_by_trying(clip, picture, tmp_path):

@@ -28,7 +28,7 @@ async function start({ runtime, wasm, model }) {
 }
 
 async function load({ url, integrity }) {
-  const response = await fetch(url, { integrity, mode: "cors", credentials: "omit" }).catch(() => null);
+  const response = await fetch(url, { integrity, mode: "cors" }).catch(() => null);
   if (!response?.ok) throw new Error(`${url} cannot be loaded, or is not the file that this page was made with`);
   return new Uint8Array(await response.arrayBuffer());
 }
