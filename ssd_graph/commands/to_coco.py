@@ -16,6 +16,7 @@ one line that says what to do.
 from __future__ import annotations
 
 import argparse
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def main() -> int:
     left_out = data.findings.problems()
     upright = " --upright" if data.upright else ""
     print("\n".join([*data.notes, *problem_lines(left_out), "", report(checks)]).strip())
-    flags = f"--data {args.dst} --recipe finetune --checkpoint FILE{upright}"
+    flags = f"--data {shlex.quote(str(args.dst))} --recipe finetune --checkpoint FILE{upright}"
     print(f"train on it with `python tools/train_graph.py {flags}`, FILE being weights to begin with")
     found = [problem for check in checks for problem in check.problems if problem.kind is not p.TURNED]
     return 1 if found or any(problem.kind.effect.startswith(LEFT_OUT) for problem in left_out) else 0

@@ -22,7 +22,8 @@ BAD_OBJECT = Kind("object without a name or a box", LEFT_OUT)
 DROPPED = Kind("difficult object", "dropped, as --difficult drop says")
 NOT_LISTED = Kind("XML file that neither train nor val lists", "not used")
 
-_XML_FOLDERS = ("Annotations", "annotations", "train", "valid", "val", ".")
+_VAL_FOLDERS = ("valid", "validation", "val")
+_XML_FOLDERS = ("Annotations", "annotations", "train", *_VAL_FOLDERS, ".")
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -34,7 +35,12 @@ def find_voc(folder: Path) -> list[Path]:
 
 
 def _has_xml(root: Path) -> bool:
-    return any(next((root / name).glob("*.xml"), None) for name in _XML_FOLDERS)
+    return any(_xml_files(root / name) for name in _XML_FOLDERS)
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """Hidden ones are none: macOS puts a `._a.xml` beside each `a.xml`."""
+    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
 
 
 def read_voc(root: Path, difficult: Difficult) -> DataSet:
@@ -87,14 +93,18 @@ def _final(thing: Object, numbers: dict[int, int], first: int) -> Object:
 
 def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path, bool]]:
     """The XML files of each split, the folder of its images, and whether a list says which of them belong to it."""
-    name = next(name for name in _XML_FOLDERS if any((root / name).glob("*.xml")))
-    folder, files = root / name, sorted((root / name).glob("*.xml"))
-    if name in ("train", "valid", "val"):  # as Roboflow exports it
-        if (root / "test").is_dir():
-            data.notes.append(NO_TEST)
-        folders = {"train": root / "train", "val": root / ("valid" if (root / "valid").is_dir() else "val")}
+    name = next(name for name in _XML_FOLDERS if _xml_files(root / name))
+    folder, files = root / name, _xml_files(root / name)
+    if name in ("train", *_VAL_FOLDERS):  # as Roboflow exports it
+        if name != "train":
+            raise InputError(f"{root} has {name} and no train; put what is to be learnt from into a folder train")
+        val = [folder for folder in _VAL_FOLDERS if _xml_files(root / folder)][:1]
+        for other in sorted(root.iterdir()):
+            if other.name not in ("train", *val) and _xml_files(other):
+                data.notes.append(NO_TEST if other.name == "test" else f"left out the folder {other.name}")
         return {
-            split: (sorted(place.glob("*.xml")), place, False) for split, place in folders.items() if place.is_dir()
+            split: (_xml_files(root / name), root / name, False)
+            for split, name in zip(("train", "val"), ("train", *val), strict=False)
         }
     images = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
     lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}

@@ -57,6 +57,8 @@ def require_new(folder: Path) -> None:
     # Unlike Path's functions, these take a name that no folder can have.
     if os.path.islink(folder) or (os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder))):
         raise InputError(f"{folder} is there already; choose another name, or remove it")
+    if os.path.ismount(folder) or (os.path.exists(folder) and os.path.samefile(folder, ".")):
+        raise InputError(f"{folder} cannot be replaced; name a new folder in it")
 
 
 def write_coco(data: DataSet, folder: Path, *, copy: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -14,13 +14,16 @@ from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Findings, Kind
 from ssd_graph.data.coco_file import Id
 from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, ONLY_TEST, DataSet, Object, Picture, place
-from ssd_graph.data.image_files import find_images
+from ssd_graph.data.image_files import SUFFIXES, find_images
 
 _ROUNDING = 0.01
 """How far a number may lie outside 0 to 1; such boxes are cut to the image."""
 _USUAL = {
     "train": ("images/train", "images/train2017", "train/images", "train", "train2017"),
-    "val": ("images/val", "images/valid", "images/val2017", "val/images", "valid/images", "val", "valid", "val2017"),
+    "val": (
+        *("images/val", "images/valid", "images/validation", "images/val2017"),
+        *("val/images", "valid/images", "validation/images", "val", "valid", "validation", "val2017"),
+    ),
 }
 """Where images lie if nothing says so."""
 WITHOUT_YAML = ("obj.data", "classes.txt", "obj.names", "labels/classes.txt")
@@ -55,11 +58,11 @@ def read_yolo(file: Path) -> DataSet:
     names = settings.names if isinstance(settings.names, dict) else dict(enumerate(settings.names))
     data = DataSet({}, names, relative=True)
     root = file.parent.parent if file.parent.name == "labels" else file.parent
-    bases = [root / settings.path, Path(settings.path), root] if settings.path else [root]
-    used: set[Path] = set()
-    for split, entries in _splits(settings, root).items():
+    bases = [root / settings.path, root, Path(settings.path)] if settings.path else [root]
+    used, folders = set[Path](), set[Path]()
+    for split, entries in _splits(settings, root, data).items():
         data.splits[split] = []
-        for path in _images(entries, file, bases, data):
+        for path in _images(entries, file, root, bases, folders, data):
             label = _label_file(path)
             if label is None:
                 data.findings.add(NO_LABELS, place(path))
@@ -69,10 +72,10 @@ def read_yolo(file: Path) -> DataSet:
             data.splits[split].append(Picture(path, objects))
     if settings.test:
         data.notes.append(NO_TEST)
-    for folder in sorted({label.parent for label in used if "labels" in label.parts}):
-        for label in sorted({*folder.glob("*.txt")} - used):
-            if label.name != "classes.txt":
-                data.findings.add(NO_IMAGE, place(label))
+    folders = {_label_folder(folder) for folder in folders} | {label.parent for label in used}
+    for label in sorted({label for folder in folders for label in folder.rglob("*.txt")} - used):
+        if label.name != "classes.txt" and not label.name.startswith(".") and _is_label(label, settings.kpt_shape):
+            data.findings.add(NO_IMAGE, place(label))
     return data
 
 
@@ -88,7 +91,7 @@ def _settings(file: Path) -> _Settings:
     if file.suffix == ".data":
         told = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in _lines(file))}
         train, valid, test = (told.get(split, "") for split in ("train", "valid", "test"))
-        names = _locate(told.get("names") or "obj.names", [file.parent]) or file.with_suffix(".names")
+        names = _locate(told.get("names") or "obj.names", [file.parent], file.parent) or file.with_suffix(".names")
         return _Settings(_names(names), train=train, valid=valid, test=test)
     if file.suffix not in (".yaml", ".yml"):
         return _Settings(_names(file))
@@ -113,42 +116,60 @@ def _names(file: Path) -> list[str]:
     return names
 
 
-def _splits(settings: _Settings, root: Path) -> dict[str, list[str]]:
+def _splits(settings: _Settings, root: Path, data: DataSet) -> dict[str, list[str]]:
     told = {"train": settings.train, "val": settings.val or settings.valid}
     splits = {split: [entries] if isinstance(entries, str) else entries for split, entries in told.items() if entries}
     if not splits:
         usual = {split: [f for f in folders if (root / f).is_dir()][:1] for split, folders in _USUAL.items()}
         splits = {split: found for split, found in usual.items() if found}
+        if "val" in splits and "train" not in splits:
+            raise InputError(f"{root} has {splits['val'][0]} and no train; write a data.yaml that names both")
+        data.notes += _others(root, [root / folder for (folder,) in splits.values()])
     if not splits and settings.test:
         raise InputError(f"{root} has the split test only, {ONLY_TEST}")
     return splits or {"train": ["images" if (root / "images").is_dir() else "."]}
 
 
-def _images(entries: Iterable[str], file: Path, bases: list[Path], data: DataSet) -> list[Path]:
-    """The images that folders and lists name, each once."""
+def _others(root: Path, used: list[Path]) -> Iterator[str]:
+    """Lines that name the folders with images beside those that were recognised as splits."""
+    for folder in sorted([*root.iterdir(), *root.glob("images/*")] if used else []):
+        apart = not any(folder == one or folder in one.parents or one in folder.parents for one in used)
+        if apart and folder.is_dir() and any(file.suffix.lower() in SUFFIXES for file in folder.rglob("[!.]*")):
+            yield f"left out the folder {folder.relative_to(root)}: its name says neither train nor val"
+
+
+def _images(
+    entries: Iterable[str], file: Path, root: Path, bases: list[Path], folders: set[Path], data: DataSet
+) -> list[Path]:
+    """The images that folders and lists name, each once; `folders` learns where they lie."""
     found: dict[Path, None] = {}
     for entry in entries:
-        where = _locate(entry, bases)
+        where = _locate(entry, bases, root)
         if where is None:
-            raise InputError(f"'{entry}', which {file.name} names, is not below {bases[-1]}; correct it, or `path:`")
+            raise InputError(f"'{entry}', which {file.name} names, is not below {root}; correct it, or `path:`")
+        if not where.resolve().is_relative_to(root.resolve()):
+            data.notes.append(f"{entry} is {where}, as {file.name} says")
         if where.is_file() and where.suffix == ".txt":
             for line in _lines(where):
-                if (name := line.strip()) and (image := _locate(name, [where.parent, *bases])):
+                name = line.strip()
+                image = _locate(name, [where.parent, *bases], root) if name else None
+                if image and image.is_file():
                     found[Path(os.path.abspath(image))] = None  # one image, however it is spelt
                 elif name:
                     data.findings.add(MISSING, name)
         else:
+            folders.add(Path(os.path.abspath(where)))
             found.update(dict.fromkeys(find_images([Path(os.path.abspath(where))])))
     return list(found)
 
 
-def _locate(entry: str, bases: list[Path]) -> Path | None:
+def _locate(entry: str, bases: list[Path], root: Path) -> Path | None:
     """The file or folder that `entry` means, if need be without its first parts, which were true elsewhere."""
     entry = entry.replace("\\", "/")
     parts = [part for part in PurePosixPath(entry).parts if part not in ("/", "..")]
     candidates = [base / entry for base in bases]
     # `images` alone would do for every split.
-    within = [bases[-1].joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
+    within = [root.joinpath(*parts[i:]) for i in range(len(parts)) if i == 0 or parts[i:] != ["images"]]
     if len(bases) == 1 and entry.startswith("../"):
         # Roboflow writes `../train/images` for its train/images; outside may lie those of a neighbour.
         candidates = within[:1] + candidates
@@ -157,14 +178,26 @@ def _locate(entry: str, bases: list[Path]) -> Path | None:
     return next((path for path in candidates if os.path.exists(path)), None)
 
 
+def _label_folder(folder: Path) -> Path:
+    """Where the last folder `images` of a path is called `labels`."""
+    parts = list(folder.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
 def _label_file(image: Path) -> Path | None:
-    """Labels lie in the image's folder, or where the last folder `images` of its path is called `labels`."""
-    folders = list(image.parent.parts)
-    beside = image.with_suffix(".txt")
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    candidates = (Path(*folders, beside.name), beside)
+    folders = dict.fromkeys((_label_folder(image.parent), image.parent))
+    candidates = (folder / f"{image.stem}{suffix}" for folder in folders for suffix in (".txt", ".TXT"))
     return next((file for file in candidates if os.path.isfile(file)), None)
+
+
+def _is_label(file: Path, keypoints: tuple[int, int] | None) -> bool:
+    """Whether a text file without an image, which may be a list or a licence, seems to hold labels."""
+    try:
+        return "labels" in file.parts or bool(_numbers(_lines(file)[0].split(), keypoints))
+    except (ValueError, IndexError):
+        return False
 
 
 def _objects(file: Path, names: dict[int, str], keypoints: tuple[int, int] | None, findings: Findings) -> list[Object]:

@@ -168,6 +168,24 @@ def test_other_places_of_xml_files_are_known(tmp_path, layout):
     assert {**boxes(tmp_path / "out"), **boxes(tmp_path / "out", "val")} == {"a.jpg": [BOX], "b.jpg": [BOX]}
 
 
+def test_a_folder_validation_is_val_and_others_are_named(tmp_path, capsys):
+    for folder in ("train", "validation", "test", "more"):
+        picture(tmp_path / "in" / folder / "a.jpg")
+        write(tmp_path / "in" / folder / "a.xml", voc([CAT]))
+        write(tmp_path / "in" / folder / "._a.xml", "of macOS")
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    assert boxes(tmp_path / "out", "val") == {"a.jpg": [BOX]}
+    out = capsys.readouterr().out
+    assert "left out the folder more\nleft out the split test" in out
+    assert "XML" not in out
+
+
+def test_a_val_without_a_train_is_refused(tmp_path, capsys):
+    picture(tmp_path / "in" / "val" / "a.jpg")
+    write(tmp_path / "in" / "val" / "a.xml", voc([CAT]))
+    assert "has val and no train" in refused(capsys, tmp_path / "in", tmp_path / "out")
+
+
 @pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), ("1e999", 3)])
 def test_a_size_that_says_nothing_is_that_of_the_file(root, size):
     xml(root, [CAT], size=size)

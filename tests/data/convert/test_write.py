@@ -100,6 +100,12 @@ def test_a_folder_that_is_there_is_refused_and_an_empty_one_used(root, tmp_path,
     assert convert(root, out) == 0
 
 
+def test_the_current_folder_is_not_replaced(root, tmp_path, capsys, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert "name a new folder in it" in refused(capsys, root, ".")
+
+
 def test_a_folder_of_no_layout_is_told_what_was_looked_for(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     line = refused(capsys, tmp_path / "in", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -88,6 +89,63 @@ def test_a_val_of_null_is_none(root, capsys):
     describe(root, train="train/images", val=None)
     assert len(converted(root)) == 1
     assert "val is made of 1 of the 2 images" in capsys.readouterr().out
+
+
+def test_without_a_yaml_file_no_folder_with_images_goes_unsaid(tmp_path, capsys):
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    for folder in ("images/train", "images/validation", "images/test", "more"):
+        picture(tmp_path / "in" / folder / "a.jpg")
+        write(tmp_path / "in" / folder.replace("images", "labels") / "a.txt", f"{LABEL}\n")
+    assert converted(tmp_path / "in", code=0)
+    assert list(boxes(tmp_path / "out", "val")) == ["a.jpg"]
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if "left out the folder" in line] == [
+        "left out the folder images/test",
+        "left out the folder more",
+    ]
+
+
+def test_a_val_without_a_train_is_refused(tmp_path, capsys):
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    for split in ("training", "val"):
+        picture(tmp_path / "in" / split / "images" / "a.jpg")
+    assert "has val/images and no train; write a data.yaml" in refused(capsys, tmp_path / "in", tmp_path / "out")
+
+
+def test_labels_of_which_all_images_are_gone_are_counted(root, capsys):
+    write(root / "train" / "labels" / "gone" / "a.txt", f"{LABEL}\n")
+    write(root / "train" / "labels" / "._train.txt", "of macOS")
+    converted(root, code=1)
+    assert "1  label file whose image is not there or not listed" in capsys.readouterr().out
+
+
+def test_labels_beside_images_that_are_gone_are_counted_and_other_texts_are_not(tmp_path, capsys):
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    for name in ("a", "b"):
+        picture(tmp_path / "in" / "train" / f"{name}.jpg")
+        write(tmp_path / "in" / "train" / f"{name}.TXT", f"{LABEL}\n")
+    write(tmp_path / "in" / "train" / "c.txt", f"{LABEL}\n")
+    write(tmp_path / "in" / "train" / "licence.txt", "all rights\n")
+    write(tmp_path / "in" / "train" / "empty.txt", "")
+    converted(tmp_path / "in", code=1)
+    out = capsys.readouterr().out
+    assert "1  label file whose image is not there" in out
+    assert "without a label file" not in out
+
+
+def test_the_named_folder_wins_over_one_of_the_same_name_elsewhere_and_what_lies_outside_is_said(
+    root, tmp_path, capsys, monkeypatch
+):
+    picture(tmp_path / "work" / "old" / "train" / "images" / "other.jpg")
+    monkeypatch.chdir(tmp_path / "work")
+    describe(root, path="old", train="train/images", val="valid/images")
+    assert list(converted(root)) == ["train.jpg"]
+    assert " is " not in capsys.readouterr().out.partition("\n")[0]
+    shutil.rmtree(tmp_path / "out")
+    (root / "train").rename(tmp_path / "work" / "train")
+    describe(root, path=str(tmp_path / "work"), train="train/images", val="../in/valid/images")
+    assert list(converted(root)) == ["train.jpg"]
+    assert f"train/images is {tmp_path}/work/train/images, as data.yaml says" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["images/train2017", "images/train", "train2017"])
