@@ -115,8 +115,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: the file is missing, damaged, of another program or of another version.
     """
+    # A run's last.pth and best.pth are links, which it may switch now, and the sums are beside the files.
+    path = path.resolve() if path.is_file() else path
     content = read_weights_file(path)
-    path = path.resolve()  # a run's last.pth and best.pth are links, and the sums are beside the files
     sha256 = sha256_of(path)
     if _sum_file(path).is_file() and _sum_file(path).read_text(errors="replace").split()[:1] != [sha256]:
         raise InputError(f"{path} is damaged: its SHA-256 is not the one in {_sum_file(path).name}; copy it again")

@@ -83,7 +83,8 @@ class TrainStep:
         parameters = torch.addcmul(state.parameters, momentum, learning_rate * finite, value=-1.0)
         if state.ema is not None:
             average = self.recipe.ema_decay * state.ema + (1 - self.recipe.ema_decay) * parameters
-            state.ema.copy_(_merge(self.parameter_runs, state.ema, torch.where(finite, average, state.ema)))
+            # Of what is frozen the average is the value, also in a run that froze it later.
+            state.ema.copy_(_merge(self.parameter_runs, state.parameters, torch.where(finite, average, state.ema)))
         bn_statistics = torch.where(finite, bn_statistics, state.bn_statistics)
         state.parameters.copy_(_merge(self.parameter_runs, state.parameters, parameters))
         state.momentum.copy_(_merge(self.parameter_runs, state.momentum, momentum))

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import DeviceKind, exact_float32, keep_freed_memory
 from ssd_graph.training.failure import failing_together
+from ssd_graph.training.launch import restarted
 
 _PATIENCE = timedelta(hours=1)
 """How long a rank waits for another one: compilers may take many minutes, and longer on one rank."""
@@ -75,7 +78,7 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
         return
     # Ranks compile minutes apart, while the first to be ready waits for a connection.
     os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(int(_PATIENCE.total_seconds())))
-    dist.init_process_group(kind.collectives, timeout=_PATIENCE)
+    dist.init_process_group(kind.collectives, timeout=_PATIENCE, **_store_of_restart())
     stop = None
     with failing_together(world.rank):
         try:
@@ -88,6 +91,17 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
     dist.destroy_process_group()
     if stop:
         raise stop
+
+
+def _store_of_restart() -> dict[str, Any]:
+    """The store of a group that torchrun has started again on one machine, where the addresses of the processes before
+    do not stand; elsewhere torch's own will do, or must.
+    """
+    if not restarted() or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    store = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def broadcast_state(tensors: Iterable[Tensor | None], world: World) -> None:

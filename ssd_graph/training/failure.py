@@ -22,7 +22,9 @@ from torch.distributed.distributed_c10d import Store
 
 from ssd_graph.cli import READER_LEFT, InputError, reader_left
 
-_KEY = "ssd_graph/failed"
+_KEY = f"ssd_graph/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+"""torchrun's store outlives the processes that it starts again."""
+
 _SECONDS = 0.5
 """Between two looks."""
 

@@ -34,6 +34,11 @@ def die_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after one of the run died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
     """The rank that failed first, and how: a killed one before those whose collective with it broke off."""
     rank = min(failures, key=lambda rank: failures[rank].timestamp)

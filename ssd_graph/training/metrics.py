@@ -86,7 +86,7 @@ def _summary_writer(folder: Path, first_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("--tensorboard: run `pip install tensorboard` first") from error
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
 def _flatten(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -116,6 +116,7 @@ class RunPlan:
             self.validation_steps = {self.schedule.step_of_epoch(epoch) for epoch in self.recipe.evaluation_epochs}
             self.validation_steps.add(self.last_step)
             self.validation_steps.discard(0)  # of which there is no checkpoint
+        self._require_the_same_on_all()
         self.metrics_file = options.out / "metrics.jsonl" if world.is_main else None
         self.weights = "random"
         """Where those of the first step are from; `first_state` says."""
@@ -211,6 +212,16 @@ class RunPlan:
                 if self.options.empty_images != before.options.empty_images:
                     why = f"the checkpoint was trained with --empty-images {before.options.empty_images}"
                 raise InputError(f"{why}; use --checkpoint to begin a new run with its weights")
+
+    def _require_the_same_on_all(self) -> None:
+        """Processes that went on from other steps, or with other data, would wait for one another for ever."""
+        plan = self.first_step, self._resumed and self._resumed.sha256, self.last_step
+        splits = self.train_split.fingerprint, self.val_split.fingerprint
+        if len(set(self.world.gather((plan, splits)))) > 1:
+            raise InputError(
+                "the processes do not find the same checkpoint and data; have --data and --out on a disk that all "
+                "machines see"
+            )
 
     def _validated(self) -> dict[int, float]:
         if not self.metrics_file or not self.first_step:

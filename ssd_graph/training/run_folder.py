@@ -56,6 +56,13 @@ class RunFolder:
         """Let `best.pth` be the checkpoint of `step`, which is written."""
         _link(self.best, self.file_of(step))
 
+    def best_step(self) -> int:
+        """The step of `best.pth`, which is a copy where there are no links; -1 if there is none."""
+        if not self.best.is_file():
+            return -1
+        file = self.best.resolve()
+        return int(file.stem.removeprefix("step-")) if self.best.is_symlink() else load_checkpoint(file).step
+
     def load_last(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, if any, and a line for each damaged one that was passed over.
 
@@ -83,7 +90,7 @@ class RunFolder:
             _link(self.last, self.file_of(step))
         elif newer or not step:
             self.last.unlink(missing_ok=True)
-        if self.best.is_file() and _step_of(self.best) > step:
+        if self.best_step() > step:
             self.best.unlink()
         for file in newer:
             _remove(file)
@@ -93,11 +100,6 @@ class RunFolder:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.path.glob(_STEPS), reverse=True)
-
-
-def _step_of(file: Path) -> int:
-    """The step of `best.pth`, which is a copy where there are no links."""
-    return int(file.resolve().stem.removeprefix("step-")) if file.is_symlink() else load_checkpoint(file).step
 
 
 def _remove(checkpoint: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from ssd_graph.files import require_output
 from ssd_graph.graph.step import TrainStep, device_default_boxes
 from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.feed import feed
-from ssd_graph.training.launch import launch
+from ssd_graph.training.launch import launch, restarted
 from ssd_graph.training.meter import Meter
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.plan import RunPlan, checkpoint_to_resume
@@ -60,7 +59,7 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
     root = data_root(options.data)
     how = {"upright": options.upright, "empty_images": options.empty_images}
     training, validation = (load_split(root, name, **how) for name in ("train", "val"))
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+    if restarted():
         options = replace(options, resume="auto")
     resumed, notes = checkpoint_to_resume(options)
     if options.deterministic:
@@ -182,10 +181,11 @@ class Trainer:
             records.log.say(f"first step, compilation included: {self.meter.restart_clock():.1f} s")
         validate = self.step in self.plan.validation_steps
         save = validate or self.plan.saves_after(self.step)
-        if save or self.step % self.plan.options.print_every == 0 or self.step == self.plan.last_step:
-            self._report(records)
         if self.plan.world.size == 1:
             self.signal = self._requested()
+        due = save or self.step % self.plan.options.print_every == 0 or self.step == self.plan.last_step
+        if due or self.signal:
+            self._report(records)
         if save and not self.signal:
             records.save(self.state, self.layout, self.step)
             if validate:

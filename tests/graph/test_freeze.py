@@ -32,6 +32,17 @@ def test_what_is_frozen_keeps_its_bits_and_all_else_moves(stage):
     assert kept == {key for key in old if key.startswith(tuple(f"trunk.{m}." for m in STAGES[stage]))}
 
 
+def test_the_average_of_what_is_frozen_later_is_its_value():
+    step = TrainStep(CONFIG, replace(RECIPE, freeze="trunk", ema_decay=0.9))
+    state = new_state(step)
+    state = state._replace(ema=torch.zeros_like(state.parameters))
+    step(state, make_batch(0), DEFAULTS, torch.tensor(0.01))
+    values, averages = (step.layout.split_parameters(t, t.dtype).named for t in (state.parameters, state.ema))
+    assert {key for key in values if torch.equal(values[key], averages[key])} == {
+        key for key in values if key.startswith("trunk.")
+    }
+
+
 def test_frozen_layers_normalise_as_in_evaluation():
     step = TrainStep(CONFIG, replace(RECIPE, freeze="trunk", augment=NO_AUGMENT))
     state = new_state(step)

@@ -89,6 +89,7 @@ def stopped_and_resumed(number, flags, straight, data, out):
     told = (out.parent / "run.txt").read_text()
     step = load_checkpoint(out / "last.pth").step
     assert 5 <= step < NUM_STEPS
+    assert read_records(out / "metrics.jsonl", "train")[-1]["step"] == step
     assert f"{number.name}: saved at step {step}; go on with --resume auto" in told
     assert "Traceback" not in told
     assert "restart 1" not in told

@@ -17,6 +17,7 @@ from ssd_graph.training.run_folder import RunFolder
 from tests import REPOSITORY
 from tests.training.test_resume import (
     NUM_STEPS,
+    assert_same_bits,
     assert_same_run,
     finish,
     interrupt,
@@ -48,10 +49,10 @@ def half_done(straight_pair, tmp_path):
     return out
 
 
-def resume(out, *flags):
+def resume(out, *flags, file="last.pth", launcher=()):
     """The run that `out` holds, by its file and in another folder."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, REPOSITORY / "tools" / "train_graph.py", "--resume", out / "last.pth", *flags]
+    command = [sys.executable, *launcher, REPOSITORY / "tools" / "train_graph.py", "--resume", out / file, *flags]
     with out.with_name("run.txt").open("a") as console:
         return subprocess.Popen(
             list(map(str, command)), cwd=out.parent, env=environment, stdout=console, stderr=console
@@ -91,6 +92,16 @@ def test_a_run_that_is_resumed_by_its_file_is_restarted_in_its_folder(half_done,
     assert "restart 1 of 3" in (tmp_path / "run.txt").read_text()
     assert load_checkpoint(half_done / "last.pth").step == NUM_STEPS
     assert sorted(f.name for f in tmp_path.iterdir()) == ["run", "run.txt"]
+
+
+def test_torchrun_restarts_a_killed_rank_and_the_run_has_the_same_bits(half_done, straight_pair):
+    """Its store keeps the old ranks' addresses, and the file is no longer the newest then."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+    process = resume(half_done, file="step-00000005.pth", launcher=launcher)
+    wait_for_step(process, half_done, 11)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    finish(process, half_done)
+    assert_same_bits(straight_pair, half_done)
 
 
 def test_two_devices_become_one(half_done, tmp_path):

@@ -1,5 +1,6 @@
 """A run writes what it promises, resumes to the same bits, and mends nothing silently."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -68,6 +69,17 @@ def test_a_best_checkpoint_that_is_gone_has_a_successor(tiny_coco, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(re.sub('"AP": [0-9.e-]+', '"AP": 0.9', records))
     train_tiny(tiny_coco, tmp_path, max_steps=2, resume="auto")
     assert load_checkpoint(tmp_path / "best.pth").step == 2
+
+
+def test_a_better_score_of_a_checkpoint_that_is_gone_does_not_keep_a_new_best_one_away(tiny_coco, tmp_path):
+    train_tiny(tiny_coco, tmp_path, max_steps=2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (at,) = (i for i, line in enumerate(lines) if '"event": "validation"' in line)
+    record = json.loads(lines[at])
+    lines[at : at + 1] = [json.dumps({**record, "step": step, "AP": ap}) for step, ap in ((1, 0.9), (2, -0.5))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    train_tiny(tiny_coco, tmp_path, max_steps=3, resume="auto")
+    assert load_checkpoint(tmp_path / "best.pth").step == 3
 
 
 def test_a_finished_run_cannot_be_resumed(trained, tiny_coco):
