@@ -7,6 +7,7 @@ does falls on no figure alone.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import time
 from collections import Counter, defaultdict
@@ -148,7 +149,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"pipeline / decode only: {result['pipeline'] / result['decode_only']:.3f}",
+            f"pipeline / decode only: {result['pipeline'] / (result['decode_only'] or math.nan):.3f}",
             f"pipeline / reference's: {result['pipeline'] / result['baseline']:.2f}",
             f"resize differs from the reference's by {mean:.3f} levels of 255 on average, {most:.0f} at most",
         ]

@@ -31,6 +31,7 @@ from ssd_graph.compilers.backend import (
     default_amp,
     exact_float32,
     keep_addresses,
+    lacks_memory,
     require_devices,
 )
 from ssd_graph.config import MODELS, RECIPES, Amp, model_config
@@ -146,7 +147,9 @@ def _if_it_fits(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     torch.cuda.empty_cache()
     try:
         return measure()
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         return dict.fromkeys(_MEASURED)
 
 
@@ -233,7 +236,7 @@ def _peak_memory_mb(device: torch.device) -> float:
     """Most memory in use so far: of tensors on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def train_flops_per_image(preset: str) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from ssd_graph.bench.step import add_step_flags, compiled_step, device_name, seconds_of
 from ssd_graph.cli import not_negative
-from ssd_graph.compilers.backend import default_amp, exact_float32, require_devices
+from ssd_graph.compilers.backend import advice_on_memory, default_amp, exact_float32, require_devices
 from ssd_graph.config import AugmentConfig
 from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     workers = default_workers(args.devices, 1) if args.workers is None else args.workers
     cache = open_cache(args.cache, split, workers=workers) if args.cache else None
     loader = Loader(split, args.batch_size, AugmentConfig(), workers=workers, cache=cache)
-    with closing(feed(loader.batches(), device)) as batches:
+    with advice_on_memory(args.batch_size), closing(feed(loader.batches(), device)) as batches:
         resident = Batch(*(tensor.clone() for tensor in next(batches)))
         train_on, first_call = compiled_step(
             args.preset, split.categories.num_classes, resident, amp, backend, device, kind.memory_format

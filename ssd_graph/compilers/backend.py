@@ -131,16 +131,22 @@ def exact_float32(device: torch.device) -> None:
         torch.npu.conv.allow_hf32 = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory was too small, on whatever device."""
+    return isinstance(error, MemoryError) or bool(
+        re.search("out of memory|can't allocate memory", reason_of(error), re.I)
+    )
+
+
 @contextmanager
 def advice_on_memory(batch_size: int, more: str = "") -> Iterator[None]:
     """Turn a lack of memory into an InputError that names the flag; `more` goes on behind that."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        reason = reason_of(error)
-        if not (isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", reason, re.I)):
+        if not lacks_memory(error):
             raise
-        reason = reason.partition(". ")[0]
+        reason = reason_of(error).partition(". ")[0]
         raise InputError(f"not enough memory ({reason}); give less than --batch-size {batch_size}{more}") from error
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -156,7 +157,9 @@ def _remove_after_last(path: Path, in_use: int, lock: Path) -> None:
 def _write(path: Path, split: CocoSplit, workers: int, skip_bad: bool) -> None:
     offsets = np.concatenate([[0], np.cumsum(split.sizes.astype(np.int64).prod(1) * 3)])
     _require_room(path.parent, int(offsets[-1]))
-    print(f"cache: decoding {len(split):,} images, {offsets[-1] / 1e9:.2f} GB, into {path}", flush=True)
+    print(
+        f"cache: decoding {len(split):,} images, {offsets[-1] / 1e9:.2f} GB, into {path}", file=sys.stderr, flush=True
+    )
     bad: dict[str, str] = {}
     with atomic_write(path) as temporary, temporary.open("rb+") as file:
 

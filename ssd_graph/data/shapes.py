@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def shapes_root() -> Path:
     """
     name = f"shapes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if not os.path.isdir(folder := user_cache() / name):
-        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {folder}", flush=True)
+        print(f"shapes: drawing {sum(NUM_IMAGES.values())} images into {folder}", file=sys.stderr, flush=True)
     return cached_folder(name, lambda folder: write_shapes(folder, NUM_IMAGES))
 
 

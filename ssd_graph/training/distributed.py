@@ -76,8 +76,9 @@ def joined_world(kind: DeviceKind, first: int = 0, exact: bool = False) -> Itera
     if world.size == 1:
         yield world, device
         return
-    # Ranks compile minutes apart, while the first to be ready waits for a connection.
-    os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(int(_PATIENCE.total_seconds())))
+    # Ranks compile minutes apart, while the first to be ready waits in a collective, or for a connection.
+    for name in ("HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"):
+        os.environ.setdefault(name, str(int(_PATIENCE.total_seconds())))
     dist.init_process_group(kind.collectives, timeout=_PATIENCE, **_store_of_restart())
     stop = None
     with failing_together(world.rank):

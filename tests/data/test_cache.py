@@ -114,7 +114,7 @@ def test_a_failed_making_leaves_no_file_and_names_the_image(split, tmp_path):
 def test_of_many_at_once_one_makes_it(split, tmp_path, capsys):
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: open_cache(str(tmp_path / "cache"), split), range(4)))
-    assert capsys.readouterr().out.count(f"cache: decoding {len(split)} images") == 1
+    assert capsys.readouterr().err.count(f"cache: decoding {len(split)} images") == 1
     for packed in opened:
         np.testing.assert_array_equal(packed.pixels(2, split.size(2)), decode(split.path(2)))
 

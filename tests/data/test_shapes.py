@@ -127,11 +127,11 @@ def test_the_cached_folder_is_complete(small_cache):
 
 def test_the_cached_folder_is_made_once(small_cache, capsys):
     root = shapes.shapes_root()
-    assert "drawing 3 images" in capsys.readouterr().out
+    assert "drawing 3 images" in capsys.readouterr().err
     before = [path.stat().st_mtime_ns for path in sorted(root.rglob("*"))]
     assert shapes.shapes_root() == root
     assert [path.stat().st_mtime_ns for path in sorted(root.rglob("*"))] == before
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failed_attempt_leaves_nothing_behind(small_cache, monkeypatch):

@@ -170,6 +170,11 @@ def test_columns_of_several_lengths_are_refused(toolkit):
         installed_facts(written(toolkit, {"Relu": table({"x": "int8,float"}, {"y": "int8"})}), "a2")
 
 
+def test_an_odd_table_of_a_kind_that_is_not_published_does_no_harm(toolkit):
+    facts = installed_facts(written(toolkit, {"Mine": table({"x": "int8,float"}, {"y": "int8"})}), "a2")
+    assert "Mine" not in facts
+
+
 def test_the_ai_cpus_dynamic_inputs_and_those_of_any_type(toolkit):
     entry = {
         "dynamic_input0": {"name": "x", "type": "DT_FLOAT"},
