@@ -160,14 +160,22 @@ def _count_npus() -> int:
 
 
 def _require_c_compiler() -> None:
-    """Raise InputError if what inductor compiles with is not there: Triton with C, its code for CPUs with C++."""
-    for language, of_user, names in (("C", "CC", ("cc", "gcc", "clang")), ("C++", "CXX", ("g++", "clang++"))):
-        if not (os.environ.get(of_user) or any(map(shutil.which, names))):
-            raise InputError(
-                f"no {language} compiler, which inductor needs: install gcc and g++, or use --backend aot_eager"
-            )
+    """Raise InputError if what inductor compiles with is not there: Triton with C, its code for CPUs with C++.
+
+    Without the program openssl it does without precompiled headers.
+    """
+    of_gpus, of_cpus = ("C", "CC", ("cc", "gcc", "clang")), ("C++", "CXX", ("g++", "clang++"))
+    language, of_user, names = of_gpus if torch.cuda.is_available() else of_cpus
+    if not (os.environ.get(of_user) or any(map(shutil.which, names))):
+        raise InputError(
+            f"no {language} compiler, which inductor needs: install gcc and g++, or use --backend aot_eager"
+        )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         raise InputError("no Python.h, which inductor needs: install python3-dev, or use --backend aot_eager")
+    if not shutil.which("openssl"):  # by which it names precompiled headers
+        from torch._inductor import config
+
+        config.cpp_cache_precompile_headers = False
 
 
 def keep_addresses(tensors: Iterable[torch.Tensor | None]) -> None:

@@ -1,5 +1,7 @@
 """Devices that are not there are refused by name, and a compiled function refuses a second graph."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -154,15 +156,28 @@ def test_deterministic_kernels_are_asked_for(monkeypatch):
     assert torch._inductor.config.deterministic
 
 
-@pytest.mark.parametrize(("language", "others"), [("C", "g++"), (r"C\+\+", "gcc")])
-def test_inductor_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_path, language, others):
+@pytest.mark.parametrize(("gpu", "language", "others"), [(True, "C", "g++"), (False, r"C\+\+", "gcc")])
+def test_inductor_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_path, gpu, language, others):
     (tmp_path / others).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=rf"no {language} compiler, which inductor needs: install gcc"):
-        compile_graph(torch.relu, "inductor")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: gpu)
+        with pytest.raises(InputError, match=rf"no {language} compiler, which inductor needs: install gcc"):
+            compile_graph(torch.relu, "inductor")
     assert compile_graph(torch.relu, "aot_eager")(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_inductor_needs_no_openssl(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", True)
+    openssl = tmp_path / "openssl"
+    openssl.write_text("#!/bin/sh\nexit 1\n")
+    openssl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("shutil.which", lambda name, which=shutil.which: None if name == "openssl" else which(name))
+    with torch._inductor.utils.fresh_cache():
+        assert compile_graph(torch.relu, "inductor")(torch.ones(3)).tolist() == [1, 1, 1]
 
 
 def test_inductor_without_pythons_headers_is_refused_in_one_line(monkeypatch, tmp_path):
