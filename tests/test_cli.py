@@ -151,10 +151,6 @@ def test_any_other_error_keeps_its_traceback():
         run(lambda: 1 // 0)
 
 
-def test_an_input_error_is_a_value_error():
-    assert issubclass(InputError, ValueError)
-
-
 @pytest.fixture
 def parser():
     parser = argparse.ArgumentParser(exit_on_error=False)

@@ -76,26 +76,11 @@ def test_numbers_below_one_are_refused(flag, tmp_path):
 
 def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     """The whole chain through the command line, compiled, in one go."""
-    flags = (
-        "--preset",
-        "ssd300-nano",
-        "--recipe",
-        "shapes",
-        "--max-steps",
-        3,
-        "--print-every",
-        1,
-        "--out",
-        "run",
-    )
+    flags = ("--preset", "ssd300-nano", "--recipe", "shapes", "--max-steps", 3, "--print-every", 1, "--out", "run")
     code, out, error = command(TRAIN, "--data", tiny_coco, *flags, cwd=tmp_path)
     assert code == 0, error
     assert "first step, compilation included" in out
-    for words in (
-        "Final Performance images/sec : ",
-        "Final Train Accuracy : ",
-        "E2E Training Duration sec : ",
-    ):
+    for words in ("Final Performance images/sec : ", "Final Train Accuracy : ", "E2E Training Duration sec : "):
         assert words in out
     code, out, error = command(EXPORT, "run/last.pth", cwd=tmp_path)
     assert (code, error) == (0, "")

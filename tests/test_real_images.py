@@ -55,18 +55,7 @@ def test_torch_and_onnxruntime_find_the_same_on_50_real_images(overfitted, share
 @pytest.mark.slow
 def test_r34_trains_30_steps_exports_and_scores_on_real_images(shared, tmp_path):
     data = ["--data", shared / "coco_mini"]
-    flags = [
-        "--batch-size",
-        "8",
-        "--max-steps",
-        "30",
-        "--print-every",
-        "5",
-        "--lr",
-        "0.01",
-        "--out",
-        tmp_path,
-    ]
+    flags = ["--batch-size", "8", "--max-steps", "30", "--print-every", "5", "--lr", "0.01", "--out", tmp_path]
     for arguments in (
         ["tools/train_graph.py", *data, *flags],
         ["export/to_onnx.py", tmp_path / "last.pth"],

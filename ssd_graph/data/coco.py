@@ -271,11 +271,5 @@ def _pack(columns: Columns, annotation_file: Path, image_dir: Path) -> CocoSplit
 
 def _without(split: CocoSplit, empty: np.ndarray) -> CocoSplit:
     """Without the images (bool [I]) that have no boxes; those of the others do not move."""
-    keep = ~empty
-    return replace(
-        split,
-        image_ids=split.image_ids[keep],
-        file_names=split.file_names[keep],
-        sizes=split.sizes[keep],
-        offsets=np.concatenate([[0], split.offsets[1:][keep]]),
-    )
+    arrays = {name: getattr(split, name)[~empty] for name in ("image_ids", "file_names", "sizes")}
+    return replace(split, **arrays, offsets=np.concatenate([[0], split.offsets[1:][~empty]]))

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -69,7 +69,8 @@ def load_stand_in() -> None:
     sonames = missing_libraries(libraries)
     for library in _build(c_source(missing_symbols(libraries, sonames)), [*sonames, _FUNCTIONS_LIBRARY]):
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    with _quiet(), same_signal_handlers():
+    # What torch_npu prints while it loads goes to stderr, its warnings nowhere.
+    with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"), same_signal_handlers():
         try:
             import torch_npu  # noqa: F401  # pyright: ignore[reportMissingImports]
             import torchair  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -184,10 +185,3 @@ def _compile(source: str, library: Path) -> None:
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.splitlines() or ["no message"])[0]
         raise InputError(f"the C compiler cannot build {library.name}: {reason}; see `cc --version`") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch_npu prints while it loads goes to stderr, its warnings nowhere."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
-        yield

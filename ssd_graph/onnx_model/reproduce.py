@@ -29,13 +29,8 @@ class Recorded:
 
     def settings(self) -> RunSettings:
         """How the recorded evaluation ran."""
-        older = {
-            "upright": None,
-            "empty_images": "drop",
-            "outputs": None,
-            "precision": None,
-        }  # what older summaries lack
-        run = older | self.summary["run"]
+        lacking = {"upright": None, "empty_images": "drop", "outputs": None, "precision": None}  # in older summaries
+        run = lacking | self.summary["run"]
         return RunSettings(**{field.name: run[field.name] for field in fields(RunSettings)})
 
 

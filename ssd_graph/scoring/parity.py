@@ -49,18 +49,8 @@ def unexplained(
         last = float(found_scores[num - 1]) if num == config.detections_per_image else config.score_threshold
         for k, category_id in enumerate(category_ids):
             mine = np.flatnonzero(found_labels[:num] == category_id)
-            worst = max(
-                worst,
-                _unexplained_of_class(
-                    found_boxes[mine],
-                    found_scores[mine],
-                    boxes[image],
-                    probabilities[image, k],
-                    last,
-                    config,
-                    tolerance,
-                ),
-            )
+            of_class = found_boxes[mine], found_scores[mine], boxes[image], probabilities[image, k]
+            worst = max(worst, _unexplained_of_class(*of_class, last, config, tolerance))
     return worst
 
 
@@ -74,10 +64,8 @@ def _unexplained_of_class(
     tolerance: float,
 ) -> float:
     """`unexplained` for one class of one image; `last` is the score below which the image's list may end."""
-    cut = max(
-        config.score_threshold,
-        float(np.partition(scores, -config.candidates_per_class)[-config.candidates_per_class]),
-    )
+    num = config.candidates_per_class
+    cut = max(config.score_threshold, float(np.partition(scores, -num)[-num]))
     possible, certain = (np.flatnonzero(scores > cut + margin) for margin in (-tolerance, tolerance))
     distance = _distance(kept_boxes, kept_scores, boxes[possible], scores[possible])
     nearest = distance.min(1, initial=INFINITY)

@@ -20,12 +20,7 @@ from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScores
 from ssd_graph.scoring.matching import Matches
 from ssd_graph.scoring.thresholds import best_thresholds
 
-_TEXTS = (
-    ("detections_sha256",),
-    ("model", "sha256"),
-    ("annotations", "file"),
-    ("annotations", "sha256"),
-)
+_TEXTS = (("detections_sha256",), ("model", "sha256"), ("annotations", "file"), ("annotations", "sha256"))
 
 
 def summary_of(matches: Matches, scores: CocoScores, split: CocoSplit, seconds: float) -> dict[str, Any]:

@@ -29,15 +29,7 @@ def saved(path, seed=0, ema=False):
     state.skip_streak.fill_(2)
     if ema:
         state = state._replace(ema=torch.randn_like(state.parameters))
-    save_checkpoint(
-        path,
-        state,
-        layout,
-        model=CONFIG,
-        categories=CATEGORIES,
-        step=17,
-        run={"seed": 1, "out": "x"},
-    )
+    save_checkpoint(path, state, layout, model=CONFIG, categories=CATEGORIES, step=17, run={"seed": 1, "out": "x"})
     return state, layout
 
 

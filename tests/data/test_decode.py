@@ -93,13 +93,7 @@ def test_a_size_that_a_tag_explains_is_refused_with_the_flag_that_helps(stored_t
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, as every command does
 @pytest.mark.parametrize(
     ("kind", "count", "value"),
-    [
-        (3, 1, b"\0\0"),
-        (3, 1, b"\x09\0"),
-        (2, 4, b"six"),
-        (5, 1, b"\xff\xff\xff\xff"),
-        (99, 1, b""),
-    ],
+    [(3, 1, b"\0\0"), (3, 1, b"\x09\0"), (2, 4, b"six"), (5, 1, b"\xff\xff\xff\xff"), (99, 1, b"")],
 )
 def test_an_orientation_that_makes_no_sense_is_none(tmp_path, kind, count, value):
     entry = struct.pack("<HHI4s", 0x0112, kind, count, value)

@@ -121,14 +121,8 @@ def damaged_onnx(rng, file: Path) -> bytes:
 def _metadata(rng, model):
     entry = rng.choice(model.metadata_props)
     values = [str(v).encode("utf-8", "replace").decode() for v in HOSTILE_VALUES]
-    values += [
-        rng.choice(model.metadata_props).value,
-        "[" * 10**5,
-        "1e400",
-        '["x"]',
-        "[1, 2, 3, 4, 5, 6]",
-        "[1,1,1,1,1,1]",
-    ]
+    values += [rng.choice(model.metadata_props).value, "[" * 10**5, "1e400", '["x"]']
+    values += ["[1, 2, 3, 4, 5, 6]", "[1,1,1,1,1,1]"]
     match rng.randrange(5):
         case 0:
             model.metadata_props.remove(entry)

@@ -85,16 +85,8 @@ def load_and_train(sound):
 def check_and_clean(sound):
     """What --fix wrote must load."""
     try:
-        command(
-            check_coco.main,
-            "coco",
-            "--split",
-            "train",
-            "--workers",
-            1,
-            "--fix",
-            "clean/annotations/instances_train2017.json",
-        )
+        cleaned = "clean/annotations/instances_train2017.json"
+        command(check_coco.main, "coco", "--split", "train", "--workers", 1, "--fix", cleaned)
     except SystemExit as end:
         if end.code == 1:
             Path("clean/train2017").symlink_to("../coco/train2017")

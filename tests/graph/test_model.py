@@ -89,12 +89,7 @@ def test_head_and_extra_weights_are_xavier_uniform_of_unfused_heads(r34):
 
 def test_trunk_names_are_torchvisions(r34):
     names = set(r34.trunk.state_dict())
-    assert {
-        "conv1.weight",
-        "bn1.running_var",
-        "layer1.2.conv2.weight",
-        "layer3.0.downsample.0.weight",
-    } <= names
+    assert {"conv1.weight", "bn1.running_var", "layer1.2.conv2.weight", "layer3.0.downsample.0.weight"} <= names
     assert r34.trunk.layer3[0].conv1.stride == (1, 1)
 
 

@@ -93,11 +93,6 @@ def test_of_equal_scores_the_lower_index_is_kept():
     assert run_nms(same, [0.7, 0.7]) == [0]
 
 
-def test_below_is_the_next_float32():
-    assert below(0.5) < 0.5
-    assert np.nextafter(np.float32(below(0.5)), np.float32(1)) == np.float32(0.5)
-
-
 def test_boxes_of_different_classes_do_not_suppress_each_other():
     logits = torch.full((1, 4, 8732), -20.0)
     logits[0, 0] = 20.0

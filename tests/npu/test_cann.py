@@ -201,13 +201,8 @@ def test_a_folder_with_no_table_in_it_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"{",
-        b"[1, 2]",
-        b'{"Relu": 3}',
-        b"\xff\xfe",
-        b"",
-        b'{"Relu": {"input0": 5}}',
-        b'{"Relu": {"input0": {"dtype": 7}}}',
+        *(b"{", b"[1, 2]", b'{"Relu": 3}', b"\xff\xfe", b""),
+        *(b'{"Relu": {"input0": 5}}', b'{"Relu": {"input0": {"dtype": 7}}}'),
     ],
 )
 def test_a_damaged_table_is_refused(toolkit, content):

@@ -125,6 +125,8 @@ def test_damaged_metadata_is_refused(model, tmp_path, key, value, words):
         ("iou_threshold", "7"),
         ("candidates_per_class", "0"),
         ("detections_per_image", "1000000000000"),
+        *(("thresholds", t) for t in ("", "[]", "{}", '{"overall": 2, "per_class": {}}')),
+        ("thresholds", '{"overall": NaN, "per_class": {}}'),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(model, tmp_path, key, value):
@@ -180,11 +182,6 @@ def test_a_number_of_detections_that_cannot_be_is_refused(trained, number):
     outputs = detector(sample_images(None, 1))
     with pytest.raises(InputError, match="gives a number of detections outside 0 to 200"):
         detector.detections_of((np.array([number]), *outputs[1:]), 1)
-
-
-def test_a_missing_file_says_how_to_make_it(tmp_path):
-    with pytest.raises(InputError, match=r"export/to_onnx\.py"):
-        OnnxDetector(tmp_path / "gone.onnx")
 
 
 def test_the_description_names_file_and_checkpoint(trained, model):

@@ -30,12 +30,7 @@ def test_sha256_is_that_of_the_written_file(tmp_path):
 
 def test_a_detection_is_a_line_in_cocos_result_format():
     line = detections_json(rows_of((139, 62, (1.5, 2, 30.25, 4), 0.125))).splitlines()[1]
-    assert json.loads(line) == {
-        "image_id": 139,
-        "category_id": 62,
-        "bbox": [1.5, 2, 30.25, 4],
-        "score": 0.125,
-    }
+    assert json.loads(line) == {"image_id": 139, "category_id": 62, "bbox": [1.5, 2, 30.25, 4], "score": 0.125}
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '[{"image_id": 1}]', '{"images": []}', "[" * 100_000])

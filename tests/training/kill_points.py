@@ -23,15 +23,8 @@ CONFIG = model_config("ssd300-nano", 4)
 
 
 def save(folder, state, layout, step):
-    save_checkpoint(
-        folder.file_of(step),
-        state,
-        layout,
-        model=CONFIG,
-        categories=Categories((1, 2, 3), ("a", "b", "c")),
-        step=step,
-        run={},
-    )
+    categories = Categories((1, 2, 3), ("a", "b", "c"))
+    save_checkpoint(folder.file_of(step), state, layout, model=CONFIG, categories=categories, step=step, run={})
     folder.mark_last(step)
     folder.mark_best(step)
 

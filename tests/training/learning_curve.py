@@ -59,18 +59,8 @@ def run(coco: Path, out: Path) -> None:
         shutil.copy(coco / "annotations/instances_train2017.json", data / f"annotations/instances_{split}2017.json")
         if not (data / f"{split}2017").is_symlink():
             (data / f"{split}2017").symlink_to((coco / "train2017").resolve())
-    train(
-        TrainOptions(
-            data=str(data),
-            recipe=RECIPE,
-            amp="bf16",
-            cache="ram",
-            seed=SEED,
-            print_every=PRINT_EVERY,
-            out=out,
-            resume="auto",
-        )
-    )
+    options = TrainOptions(data=str(data), recipe=RECIPE, amp="bf16", cache="ram", seed=SEED, out=out, resume="auto")
+    train(replace(options, print_every=PRINT_EVERY))
 
 
 class Reference:

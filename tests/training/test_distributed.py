@@ -67,18 +67,9 @@ def test_means_and_gathering_reach_every_rank(ranks):
 
 @pytest.mark.parametrize("seconds", [1.5, 3.0, 4.5])
 def test_ranks_end_with_a_launcher_that_is_killed_however_early(tiny_coco, tmp_path, seconds):
-    command = [
-        "tools/train_graph.py",
-        "--data",
-        tiny_coco,
-        "--cpus",
-        "2",
-        "--out",
-        tmp_path / "run",
-        "--recipe",
-        "shapes",
-    ]
-    process = subprocess.Popen([sys.executable, *map(str, command), "--preset", "ssd300-nano"], cwd=REPOSITORY)
+    command = ["tools/train_graph.py", "--data", tiny_coco, "--out", tmp_path / "run", "--cpus", 2]
+    command += ["--preset", "ssd300-nano", "--recipe", "shapes"]
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=REPOSITORY)
     time.sleep(seconds)
     process.kill()
     process.wait()

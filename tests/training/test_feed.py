@@ -20,13 +20,17 @@ def test_on_the_cpu_tensors_are_the_arrays_memory():
         assert tensor.numpy().dtype == array.dtype
 
 
-def test_the_feed_hands_on_every_batch_in_order(tiny_coco):
+NEEDS_ONE = pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(torch.accelerator.current_accelerator(), marks=NEEDS_ONE)])
+def test_the_feed_hands_on_every_batch_in_order(tiny_coco, device):
     split = load_split(tiny_coco, "train")
     expected = Loader(split, 3, AugmentConfig(), workers=0).batches()
-    batches = feed(Loader(split, 3, AugmentConfig(), workers=2).batches(), CPU)
+    batches = feed(Loader(split, 3, AugmentConfig(), workers=2).batches(), device)
     for _ in range(10):
         for tensor, array in zip(next(batches), next(expected), strict=True):
-            np.testing.assert_array_equal(tensor.numpy(), array)
+            np.testing.assert_array_equal(tensor.cpu().numpy(), array)
     batches.close()
 
 
@@ -44,14 +48,3 @@ def test_closing_the_feed_closes_the_loader():
     next(fed)
     fed.close()
     assert closed
-
-
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
-def test_an_accelerator_gets_every_batch_in_order(tiny_coco):
-    split = load_split(tiny_coco, "train")
-    expected = Loader(split, 3, AugmentConfig(), workers=0).batches()
-    batches = feed(Loader(split, 3, AugmentConfig(), workers=2).batches(), torch.accelerator.current_accelerator())
-    for _ in range(10):
-        for tensor, array in zip(next(batches), next(expected), strict=True):
-            np.testing.assert_array_equal(tensor.cpu().numpy(), array)
-    batches.close()

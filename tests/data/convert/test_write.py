@@ -217,11 +217,7 @@ def test_files_that_are_no_image_and_images_in_both_splits_are_told(tmp_path):
     write(tmp_path / "b.jpg", "<html>")
     pictures = [Picture(tmp_path / name, []) for name in ("a.jpg", "b.jpg", "c.jpg")]
     found = settle(DataSet({"train": pictures, "val": pictures[:1]}, {}, Findings())).findings.problems()
-    assert [(problem.count, problem.kind.effect.split()[0]) for problem in found] == [
-        (1, "left"),
-        (1, "left"),
-        (1, "used"),
-    ]
+    assert [(q.count, q.kind.effect.split()[0]) for q in found] == [(1, "left"), (1, "left"), (1, "used")]
 
 
 def test_a_split_of_which_no_image_can_be_used_is_refused(root, tmp_path, capsys):

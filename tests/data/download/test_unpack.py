@@ -63,19 +63,9 @@ def umask():
 @pytest.mark.parametrize(
     "name",
     [
-        "../evil.jpg",
-        "val2017/../../evil.jpg",
-        "val2017/../evil.jpg",
-        "/evil.jpg",
-        "//evil.jpg",
-        "val2017/./evil.jpg",
-        "val2017//evil.jpg",
-        "val2017\\..\\..\\evil.jpg",
-        "C:\\evil.jpg",
-        "val2017/..\\evil.jpg",
-        "train2017/1.jpg",
-        "evil.jpg",
-        "",
+        *("../evil.jpg", "val2017/../../evil.jpg", "val2017/../evil.jpg", "/evil.jpg", "//evil.jpg", "evil.jpg", ""),
+        *("val2017/./evil.jpg", "val2017//evil.jpg", "train2017/1.jpg"),
+        *("val2017\\..\\..\\evil.jpg", "C:\\evil.jpg", "val2017/..\\evil.jpg"),
     ],
 )
 def test_a_name_outside_the_folder_is_refused(tmp_path, name):
