@@ -81,10 +81,23 @@ def read_file(path: Path) -> memoryview:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an opened image: 1 is upright, 5 to 8 lie on a side; 1 if the tag makes no sense."""
     try:
+        if image.format == "PNG" and not _png_may_be_turned(image):
+            return 1
         tag: Any = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a stranger's tags can make their reader raise anything
         return 1
     return int(tag) if tag in range(1, 9) else 1
+
+
+def _png_may_be_turned(image: Image.Image) -> bool:
+    """Whether Pillow could find an orientation; for one behind the pixels it would decode these."""
+    if (file := getattr(image, "fp", None)) is None or "exif" in image.info:
+        return True
+    position = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(position)
+    return any(name in content for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
 def shown_size(image: Image.Image, upright: bool) -> tuple[int, int]:

@@ -73,7 +73,8 @@ def require_images(split: CocoSplit) -> list[str]:
         try:
             with Image.open(split.path(i), formats=FORMATS) as image:
                 require_size(image, split.size(i), split.upright)
-                if not split.upright and _could_be_turned(image, split.size(i)):
+                # With it, the image would still have this size.
+                if not split.upright and orientation(image) != 1 and shown_size(image, True) == split.size(i):
                     turned.append(i)
         except UNREADABLE as error:
             return f"{split.path(i)}: {error}"
@@ -94,10 +95,3 @@ def require_images(split: CocoSplit) -> list[str]:
         f"{len(turned)} of {len(split)} images of {name} are stored turned or mirrored (EXIF orientation) and read so; "
         "--upright turns them"
     ]
-
-
-def _could_be_turned(image: Image.Image, size: tuple[int, int]) -> bool:
-    """Whether an opened image has an orientation with which it would still have this size."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return False  # to look behind the pixels, Pillow would decode them
-    return orientation(image) != 1 and shown_size(image, True) == tuple(size)

@@ -2,13 +2,15 @@
 
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ssd_graph.cli import InputError
-from ssd_graph.data.decode import decode, decode_part
+from ssd_graph.data.decode import decode, decode_part, orientation
 
 COLOUR = (200, 30, 60)
 DEEP = np.array([[0, 255, 256, 32768], [65535, 65280, 4096, 1]], np.uint16)
@@ -44,6 +46,25 @@ def stored_turned(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees, clockwise
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
     return tmp_path / "a.jpg"
+
+
+def test_a_png_is_decoded_for_its_orientation_only_if_there_may_be_one_behind_its_pixels(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "early.png", exif=exif)
+    content = (tmp_path / "early.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    (tmp_path / "late.png").write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    (tmp_path / "none.png").write_bytes(content[:start] + content[end:])
+    decoded = []
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append(Path(image.filename).stem) or load(image))
+    for name, tag in (("early", 6), ("late", 6), ("none", 1)):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert orientation(image) == tag
+    assert decoded == ["late"]
+    assert decode(tmp_path / "late.png", upright=True).size == (20, 30)
 
 
 def test_exif_orientation_is_ignored_unless_asked_for(stored_turned):
