@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 with one line that says what to do.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser
@@ -33,4 +34,4 @@ def main() -> None:
     archives = (ANNOTATIONS, VAL) if args.val_only else (ANNOTATIONS, VAL, TRAIN)
     download_coco(args.dir, archives, mirror=args.mirror)
     split = " --split val" if args.val_only else ""
-    print(f"check it with `python tools/check_coco.py {args.dir}{split}`")
+    print(f"check it with `python tools/check_coco.py {shlex.quote(str(args.dir))}{split}`")

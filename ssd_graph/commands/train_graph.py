@@ -21,7 +21,7 @@ from ssd_graph.commands.devices import add_device_flags, given_options
 from ssd_graph.commands.seed_flags import add_seed_flags, say, translate
 from ssd_graph.config import MODELS, NO_AUGMENT, RECIPES, Freeze, Recipe, epochs_every
 from ssd_graph.data.coco import DEFAULT_ROOT
-from ssd_graph.training.launch import die_with_launcher, restarted
+from ssd_graph.training.launch import die_with_launcher, has_begun, num_restarts
 from ssd_graph.training.options import MOST_EPOCHS, TrainOptions, default_workers
 
 
@@ -147,9 +147,10 @@ def main() -> None:
     """Read the flags and train."""
     die_with_launcher()
     given = vars(parser().parse_args())
-    if restarted() and given.get("resume", "auto") != "auto":  # that file may no longer be the newest, nor there
-        given.setdefault("out", Path(given["resume"]).parent)
-        given["resume"] = "auto"
+    if num_restarts() and given.get("resume", "auto") != "auto":
+        out = given.get("out", Path(given["resume"]).parent)
+        if has_begun(out):  # and that file may no longer be the newest, nor there
+            given |= {"out": out, "resume": "auto"}
     notes = translate(given, sys.argv[1:], training=True)
     if "eval_only" in given:
         if "checkpoint" not in given:

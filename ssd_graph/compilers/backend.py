@@ -164,7 +164,8 @@ def _require_c_compiler() -> None:
 
     Without the program openssl it does without precompiled headers.
     """
-    of_gpus, of_cpus = ("C", "CC", ("cc", "gcc", "clang")), ("C++", "CXX", ("g++", "clang++"))
+    of_gpus = "C", "CC", ("cc", "gcc", "clang")
+    of_cpus = "C++", "CXX", ("clang++" if sys.platform == "darwin" else "g++",)
     language, of_user, names = of_gpus if torch.cuda.is_available() else of_cpus
     if not (os.environ.get(of_user) or any(map(shutil.which, names))):
         raise InputError(

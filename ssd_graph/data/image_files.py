@@ -36,8 +36,8 @@ def find_images(arguments: Sequence[str | Path], results: Path | None = None) ->
         if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             found[path] = None
             continue
-        names = _below(path) if os.path.isdir(path) else map(Path, glob(str(argument), recursive=True))
-        images = sorted(p for p in names if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+        names = files_below(path) if os.path.isdir(path) else map(Path, glob(str(argument), recursive=True))
+        images = sorted(p for p in names if is_image(p) and p.is_file())
         if results is not None:
             images = [p for p in images if not p.resolve().is_relative_to(results.resolve())]
         if not images:
@@ -46,8 +46,13 @@ def find_images(arguments: Sequence[str | Path], results: Path | None = None) ->
     return list(found)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """The files below a folder; of links that lead to one folder, or in a circle, the first is followed."""
+def is_image(file: Path) -> bool:
+    """Whether its name is an image's, and not a hidden one."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files below a folder and not in a hidden one; of links to one folder, or in a circle, the first is followed."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(place)

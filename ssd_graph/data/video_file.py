@@ -127,16 +127,20 @@ class VideoReader:
 
         What is damaged is counted and left out.
         """
-        first, time = None, -TICK
+        first, again, time = None, None, -TICK
         for number, frame in enumerate(self._decoded()):
             if frame.pts is None:  # a bare stream of pictures
                 shown = time + 1 / self.rate if number else Fraction(0)
             else:
                 pts = frame.pts * frame.time_base
                 first = pts if first is None else first
-                if time - (pts - first) > _RESTART:
-                    first = pts - time - 1 / self.rate
                 shown = pts - first
+                if time - shown <= _RESTART:
+                    again = None
+                elif again is None:  # the clock has begun anew, unless this frame alone says so
+                    again, shown = pts - time - 1 / self.rate, time + 1 / self.rate
+                else:
+                    first, again, shown = again, None, pts - again
             time = max(shown, time + TICK)
             image = _upright(frame)
             yield Frame(number, float(time), image, preprocess(image))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ MAX_TABLE_CLASSES = 8
 NUM_PAIRS = 10
 
 _HEAT_SIDE = 900
+_LEAST_LETTER = 7
 """Pixels of a heat map on a wide screen."""
 _LABEL_LETTERS = 18
 
@@ -69,7 +71,8 @@ def _table(matrix: np.ndarray, names: Sequence[str]) -> str:
 def _heat_map(matrix: np.ndarray, names: Sequence[str]) -> str:
     side, shares = len(matrix), _tint(matrix)
     cell = min(_HEAT_SIDE / side, 28)
-    letter = min(0.8, 12 / cell)  # in cells
+    step = math.ceil(_LEAST_LETTER / (0.8 * cell))  # of many classes not every one has room for its name
+    letter = min(0.8 * step, 12 / cell)  # in cells
     squares = "".join(
         f'<rect class="{"right" if t == d else "wrong"}" x="{d}" y="{t}" width="1" height="1" '
         f'opacity="{max(shares[t, d] ** 0.5, 0.12):.2f}"><title>{_in_words(matrix, names, t, d)}</title></rect>'
@@ -80,6 +83,7 @@ def _heat_map(matrix: np.ndarray, names: Sequence[str]) -> str:
         f'<text x="-.6" y="{n + 0.5 + letter / 3:.2f}" text-anchor="end">{_short(name)}</text>'
         f'<text transform="translate({n + 0.5 + letter / 3:.2f} -.6) rotate(-90)">{_short(column)}</text>'
         for n, (name, column) in enumerate(zip((*names, "nothing"), (*names, "missed"), strict=True))
+        if n == len(names) or (n % step == 0 and n + step <= len(names))
     )
     return (
         '<figure class="heat"><figcaption>Rows: what is there. Columns: what was detected. The stronger the '
@@ -107,7 +111,12 @@ def _pairs(matrix: np.ndarray, names: Sequence[str]) -> str:
     nothing, objects = len(names), matrix.sum(1)
     mixed = matrix[:-1, :-1] * (1 - np.eye(nothing, dtype=np.int64))
     confused = [
-        (f"{names[truth]} → {names[detected]}", int(mixed[truth, detected]), f"of {objects[truth]}")
+        # Isolated, or names that run from right to left would turn the arrow's meaning round.
+        (
+            f"\u2068{names[truth]}\u2069 → \u2068{names[detected]}\u2069",
+            int(mixed[truth, detected]),
+            f"of {objects[truth]}",
+        )
         for truth, detected in np.argwhere(mixed).tolist()
     ]
     missed = [(name, int(matrix[k, -1]), f"of {objects[k]}") for k, name in enumerate(names)]

@@ -63,7 +63,7 @@ def write_report(path: Path, result: OnnxResult, split: CocoSplit, metrics: Path
         _curves(result.scores, matrix, matches, at),
         _confusion(matrix, list(result.scores.per_class), at),
         *_pictures(split, matches, at),
-        *_latency(result.seconds, result.summary["run"]),
+        *_latency(result.seconds, result.summary),
         *_training(metrics),
         _provenance(result.summary),
     ]
@@ -91,7 +91,9 @@ def _header(summary: dict[str, Any]) -> str:
     run, versions = summary["run"], summary["versions"]
     stats = summary["stats"]
     figures = {"AP": _score(stats["AP"]), "AP50": _score(stats["AP50"])}
-    figures |= {"images": f"{summary['num_images']:,}", "images/s": f"{summary['images_per_second']:.1f}"}
+    figures["images"] = f"{summary['num_images']:,}"
+    if not run.get("outputs"):  # else it would be the speed of reading files
+        figures["images/s"] = f"{summary['images_per_second']:.1f}"
     ran = (
         f"onnxruntime {html.escape(versions['onnxruntime'])} ({html.escape(run['provider'])}, {run['threads']} "
         f"thread{'s' * (run['threads'] != 1)})"
@@ -195,12 +197,13 @@ def _pictures(split: CocoSplit, matches: Matches, at: Outcome) -> Iterator[Secti
         yield Section("images", "Best and worst images", lead + "".join(groups))
 
 
-def _latency(seconds: Sequence[float], run: dict[str, Any]) -> Iterator[Section]:
+def _latency(seconds: Sequence[float], summary: dict[str, Any]) -> Iterator[Section]:
     if seconds:
         times = np.array(seconds)
+        raw = ", with the boxes' decoding and NMS in numpy" * (summary["model"].get("form") == "raw")
         lead = (
-            f"<p>{len(times):,} calls of the network with up to {run['batch_size']} images, without decoding and "
-            f"preprocessing: {1e3 * times.mean():.1f} ms on average, {1e3 * times.max():.1f} ms at most.</p>"
+            f"<p>{len(times):,} calls of the network with up to {summary['run']['batch_size']} images{raw}, without "
+            f"reading and resizing: {1e3 * times.mean():.1f} ms on average, {1e3 * times.max():.1f} ms at most.</p>"
         )
         yield Section("latency", "Latency", f'{lead}<div class="charts">{latency_chart(times)}</div>')
 

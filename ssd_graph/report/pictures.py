@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ MAX_BYTES = 110_000
 _QUALITIES = (85, 75, 60, 40, 20)
 # What a label takes of a picture shown 330 pixels wide, the width on a phone and in the page's three columns.
 _SHOWN_WIDTH, _LETTER, _LINE = 330, 6.2, 15
+_WIDE = 10.5 / _LETTER  # of a Chinese letter
 
 
 class Box(NamedTuple):
@@ -114,7 +116,8 @@ def label_spots(boxes: Sequence[Box], aspect: float) -> Iterator[tuple[Box, np.n
     line, placed = _LINE / _SHOWN_WIDTH, np.empty((0, 4))
     for box in sorted(boxes, key=lambda box: (box.kind == "found", -np.prod(box.xyxy[2:] - box.xyxy[:2]))):
         x1, y1, x2, y2 = box.xyxy * (1, aspect, 1, aspect)
-        width = (_LETTER * len(box.text) + 8) / _SHOWN_WIDTH
+        letters = sum(_WIDE if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in box.text)
+        width = (_LETTER * letters + 8) / _SHOWN_WIDTH
         for left, top in ((x1, y1 - line), (x1, y1), (x2 - width, y2 - line), (x1, y2)):
             left = min(max(left, 0.0), 1 - width)
             spot = np.array([left, top, left + width, top + line])

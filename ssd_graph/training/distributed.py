@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from ssd_graph.cli import launched
 from ssd_graph.compilers.backend import DeviceKind, exact_float32, keep_freed_memory
 from ssd_graph.training.failure import failing_together
-from ssd_graph.training.launch import restarted
+from ssd_graph.training.launch import num_restarts
 
 _PATIENCE = timedelta(hours=1)
 """How long a rank waits for another one: compilers may take many minutes, and longer on one rank."""
@@ -98,10 +98,10 @@ def _store_of_restart() -> dict[str, Any]:
     """The store of a group that torchrun has started again on one machine, where the addresses of the processes before
     do not stand; elsewhere torch's own will do, or must.
     """
-    if not restarted() or os.environ.get("GROUP_WORLD_SIZE") != "1":
+    if not num_restarts() or os.environ.get("GROUP_WORLD_SIZE") != "1":
         return {}
     store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    store = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = PrefixStore(f"restart {num_restarts()}", store)
     return {"store": store, "rank": rank, "world_size": size}
 
 

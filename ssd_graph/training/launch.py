@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:  # torch is imported when it is needed
 
 _LAUNCHER = "SSD_GRAPH_LAUNCHER"
 """The launcher's process number, for its children."""
+
+_BEGUN = ".torchrun.tmp"
+"""In a run's folder."""
 
 
 def die_with_launcher() -> None:
@@ -34,9 +38,29 @@ def die_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process again, after one of the run died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def num_restarts() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def note_beginning(out: Path) -> None:
+    """Let `has_begun` say so after a restart; called when nothing can refuse the command any more."""
+    if launched() and _LAUNCHER not in os.environ:
+        (out / _BEGUN).write_text(_torchrun())
+
+
+def has_begun(out: Path) -> bool:
+    """Whether torchrun has started this process again and the run in `out` is what it had begun.
+
+    A command that was refused is started again too, and has to be refused again.
+    """
+    return num_restarts() > 0 and (out / _BEGUN).is_file() and (out / _BEGUN).read_text() == _torchrun()
+
+
+def _torchrun() -> str:
+    """What tells the torchrun that started this process from others; of one on several machines only its run id."""
+    agent = os.getppid() if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {agent}"
 
 
 def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:

@@ -19,6 +19,7 @@ from ssd_graph.graph.model import SSD300
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import Metrics
 from ssd_graph.scoring.evaluate import CocoScorer
+from ssd_graph.training.launch import note_beginning
 from ssd_graph.training.meter import Meter, Window
 from ssd_graph.training.metrics import RunLog, duration
 from ssd_graph.training.mlperf_log import MLPerfLog
@@ -74,6 +75,7 @@ class RunRecords:
         self.log = RunLog(plan.metrics_file, plan.last_step, plan.first_step, tensorboard=options.tensorboard)
         if plan.world.is_main:
             self.folder.rewind(plan.first_step)
+            note_beginning(options.out)
         self.validations = Validations(plan, validator, scorer, self.folder, self.log, self.mlperf)
 
     def say_beginning(self, state: TrainState, notes: list[str]) -> None:

@@ -27,7 +27,7 @@ from ssd_graph.files import require_output
 from ssd_graph.graph.step import TrainStep, device_default_boxes
 from ssd_graph.training.distributed import joined_world
 from ssd_graph.training.feed import feed
-from ssd_graph.training.launch import launch, restarted
+from ssd_graph.training.launch import has_begun, launch
 from ssd_graph.training.meter import Meter
 from ssd_graph.training.options import TrainOptions
 from ssd_graph.training.plan import RunPlan, checkpoint_to_resume
@@ -59,7 +59,7 @@ def train(options: TrainOptions, *, command: bool = False) -> None:
     root = data_root(options.data)
     how = {"upright": options.upright, "empty_images": options.empty_images}
     training, validation = (load_split(root, name, **how) for name in ("train", "val"))
-    if restarted():
+    if has_begun(options.out):
         options = replace(options, resume="auto")
     resumed, notes = checkpoint_to_resume(options)
     if options.deterministic:

@@ -98,7 +98,7 @@ class Validations:
         self._plan, self._validator, self._scorer = plan, validator, scorer
         self._folder, self._log, self._mlperf = folder, log, mlperf
         self._aps = [plan.validated[step] for step in sorted(plan.validated)]
-        self.best_ap = plan.validated.get(folder.best_step(), -1.0)
+        self.best_ap = plan.validated.get(folder.best_step(), -1.0) if plan.world.is_main else -1.0
         """Of `best.pth`, on rank 0; a resumed run may have lost the best one."""
 
     def run(self, state: TrainState, step: int) -> bool:

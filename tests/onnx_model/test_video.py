@@ -120,6 +120,22 @@ def test_a_clock_that_restarts_goes_on_where_it_was(detector, picture, tmp_path)
     assert times == pytest.approx([n / 10 for n in range(40)], abs=1e-3)
 
 
+def test_a_frame_with_a_wrong_time_moves_no_other(picture, tmp_path, monkeypatch):
+    reader = VideoReader(write(tmp_path / "film.mkv", picture, range(0, 6000, 100)))
+    decoded = reader._decoded
+
+    def with_a_fault():
+        for number, frame in enumerate(decoded()):
+            frame.pts = 0 if number == 50 else frame.pts
+            yield frame
+
+    monkeypatch.setattr(reader, "_decoded", with_a_fault)
+    times = [frame.time for frame in reader.frames()]
+    reader.close()
+    assert times[:50] + times[51:] == pytest.approx([n / 10 for n in range(60) if n != 50], abs=2e-3)
+    assert times[49] < times[50] < times[51]
+
+
 def test_damage_in_the_middle_costs_what_it_hits_and_is_said(picture, tmp_path, capsys, trained):
     path = write(tmp_path / "hit.mp4", picture, range(0, 2400, 40))
     content = bytearray(path.read_bytes())

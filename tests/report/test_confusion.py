@@ -42,7 +42,7 @@ def test_the_shares_are_of_the_objects():
 
 def test_the_largest_entries_come_first():
     assert lists(confusion(MATRIX, ["cat", "dog"])) == {
-        "Most confused": [["cat", "→", "dog", "2", "of", "10"]],
+        "Most confused": [["\u2068cat\u2069", "→", "\u2068dog\u2069", "2", "of", "10"]],
         "Most missed": [["dog", "4", "of", "7"], ["cat", "1", "of", "10"]],
         "Most often false": [["cat", "5"]],
     }

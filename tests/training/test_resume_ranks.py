@@ -29,6 +29,8 @@ from tests.training.test_resume import (
 PAIR = ("--cpus", 2, "--workers", 0, "--keep", 9)
 """The least that two ranks start; `make kills` starts their loaders too."""
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+
 
 @pytest.fixture(scope="module")
 def straight_pair(tiny_coco, tmp_path_factory):
@@ -96,12 +98,17 @@ def test_a_run_that_is_resumed_by_its_file_is_restarted_in_its_folder(half_done,
 
 def test_torchrun_restarts_a_killed_rank_and_the_run_has_the_same_bits(half_done, straight_pair):
     """Its store keeps the old ranks' addresses, and the file is no longer the newest then."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
-    process = resume(half_done, file="step-00000005.pth", launcher=launcher)
+    process = resume(half_done, file="step-00000005.pth", launcher=TORCHRUN)
     wait_for_step(process, half_done, 11)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     finish(process, half_done)
     assert_same_bits(straight_pair, half_done)
+
+
+def test_a_command_that_is_refused_is_refused_again_when_torchrun_restarts_it(half_done, tmp_path):
+    assert resume(half_done, file="gone.pth", launcher=TORCHRUN).wait(timeout=300) == 1
+    assert "no file" in (tmp_path / "run.txt").read_text()
+    assert load_checkpoint(half_done / "last.pth").step == 5
 
 
 def test_two_devices_become_one(half_done, tmp_path):

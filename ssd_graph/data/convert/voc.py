@@ -35,7 +35,7 @@ def find_voc(folder: Path) -> list[Path]:
 
 
 def _has_xml(root: Path) -> bool:
-    return any(_xml_files(root / name) for name in _XML_FOLDERS)
+    return any(not file.name.startswith(".") for name in _XML_FOLDERS for file in (root / name).glob("*.xml"))
 
 
 def _xml_files(folder: Path) -> list[Path]:
@@ -98,10 +98,15 @@ def _splits(root: Path, data: DataSet) -> dict[str, tuple[list[Path], Path, bool
     if name in ("train", *_VAL_FOLDERS):  # as Roboflow exports it
         if name != "train":
             raise InputError(f"{root} has {name} and no train; put what is to be learnt from into a folder train")
-        val = [folder for folder in _VAL_FOLDERS if _xml_files(root / folder)][:1]
+        there = sorted(
+            [name for name in _VAL_FOLDERS if (root / name).is_dir()], key=lambda n: not _xml_files(root / n)
+        )
+        val = there[:1]
         for other in sorted(root.iterdir()):
-            if other.name not in ("train", *val) and _xml_files(other):
-                data.notes.append(NO_TEST if other.name == "test" else f"left out the folder {other.name}")
+            if other.name == "test" and other.is_dir():
+                data.notes.append(NO_TEST)
+            elif other.name not in ("train", *val) and _xml_files(other):
+                data.notes.append(f"left out the folder {other.name}")
         return {
             split: (_xml_files(root / name), root / name, False)
             for split, name in zip(("train", "val"), ("train", *val), strict=False)

@@ -14,7 +14,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.data.check.problems import Findings, Kind
 from ssd_graph.data.coco_file import Id
 from ssd_graph.data.convert.pictures import LEFT_OUT, MISSING, NO_TEST, ONLY_TEST, DataSet, Object, Picture, place
-from ssd_graph.data.image_files import SUFFIXES, find_images
+from ssd_graph.data.image_files import files_below, find_images, is_image
 
 _ROUNDING = 0.01
 """How far a number may lie outside 0 to 1; such boxes are cut to the image."""
@@ -43,6 +43,7 @@ class _Settings(msgspec.Struct):
     train: str | list[str] = ""
     val: str | list[str] = ""
     valid: str | list[str] = ""
+    validation: str | list[str] = ""
     test: str | list[str] = ""
     kpt_shape: tuple[int, int] | None = None
 
@@ -73,8 +74,9 @@ def read_yolo(file: Path) -> DataSet:
     if settings.test:
         data.notes.append(NO_TEST)
     folders = {_label_folder(folder) for folder in folders} | {label.parent for label in used}
-    for label in sorted({label for folder in folders for label in folder.rglob("*.txt")} - used):
-        if label.name != "classes.txt" and not label.name.startswith(".") and _is_label(label, settings.kpt_shape):
+    for label in sorted({file for folder in folders for file in files_below(folder) if file.suffix == ".txt"} - used):
+        hidden = label.name.startswith(".")  # as macOS makes them
+        if not hidden and label.name != "classes.txt" and _is_label(label, settings.kpt_shape):
             data.findings.add(NO_IMAGE, place(label))
     return data
 
@@ -117,25 +119,29 @@ def _names(file: Path) -> list[str]:
 
 
 def _splits(settings: _Settings, root: Path, data: DataSet) -> dict[str, list[str]]:
-    told = {"train": settings.train, "val": settings.val or settings.valid}
+    told = {"train": settings.train, "val": settings.val or settings.valid or settings.validation}
     splits = {split: [entries] if isinstance(entries, str) else entries for split, entries in told.items() if entries}
     if not splits:
         usual = {split: [f for f in folders if (root / f).is_dir()][:1] for split, folders in _USUAL.items()}
         splits = {split: found for split, found in usual.items() if found}
-        if "val" in splits and "train" not in splits:
-            raise InputError(f"{root} has {splits['val'][0]} and no train; write a data.yaml that names both")
-        data.notes += _others(root, [root / folder for (folder,) in splits.values()])
-    if not splits and settings.test:
-        raise InputError(f"{root} has the split test only, {ONLY_TEST}")
-    return splits or {"train": ["images" if (root / "images").is_dir() else "."]}
+        if not splits and settings.test:
+            raise InputError(f"{root} has the split test only, {ONLY_TEST}")
+        whole = "images" if (root / "images").is_dir() else "."
+        if not splits and (root / whole / "test").is_dir():
+            raise InputError(f"{root / whole} has a folder test and no train; name both in a data.yaml")
+        splits = splits or {"train": [whole]}
+        data.notes += _others(root, [folder for (folder,) in splits.values()])
+    if "train" not in splits:
+        raise InputError(f"{root} has {splits['val'][0]} for val and no train; name both in a data.yaml")
+    return splits
 
 
-def _others(root: Path, used: list[Path]) -> Iterator[str]:
-    """Lines that name the folders with images beside those that were recognised as splits."""
-    for folder in sorted([*root.iterdir(), *root.glob("images/*")] if used else []):
-        apart = not any(folder == one or folder in one.parents or one in folder.parents for one in used)
-        if apart and folder.is_dir() and any(file.suffix.lower() in SUFFIXES for file in folder.rglob("[!.]*")):
-            yield f"left out the folder {folder.relative_to(root)}: its name says neither train nor val"
+def _others(root: Path, used: list[str]) -> Iterator[str]:
+    """Lines that name the folders with images beside those that are used."""
+    for folder in sorted([*root.iterdir(), *root.glob("images/*")]):
+        apart = not any(one.is_relative_to(folder) or folder.is_relative_to(one) for one in map(root.joinpath, used))
+        if apart and folder.is_dir() and not folder.name.startswith(".") and any(map(is_image, files_below(folder))):
+            yield f"left out the folder {folder.relative_to(root)}: {' and '.join(used)} are used"
 
 
 def _images(
@@ -148,7 +154,7 @@ def _images(
         if where is None:
             raise InputError(f"'{entry}', which {file.name} names, is not below {root}; correct it, or `path:`")
         if not where.resolve().is_relative_to(root.resolve()):
-            data.notes.append(f"{entry} is {where}, as {file.name} says")
+            data.notes.append(f"{entry} leads to {where.resolve()}, outside {root}")
         if where.is_file() and where.suffix == ".txt":
             for line in _lines(where):
                 name = line.strip()

@@ -120,7 +120,10 @@ async function detect(file) {
     total();
     say(`${file.name}: ${inWords(picture)}.`);
   } catch (error) {
-    if (own === round) say(`${file.name} is left out: ${error.message}.`);
+    if (own !== round) return;
+    const textContent = `${file.name} is left out: ${error.message}.`;
+    byId("left").append(element("li", { textContent })); // the next picture's line replaces this one
+    say(textContent);
   }
 }
 
@@ -210,6 +213,7 @@ function clear() {
   round++;
   for (const image of byId("pictures").querySelectorAll("img")) URL.revokeObjectURL(image.src);
   byId("pictures").replaceChildren();
+  byId("left").replaceChildren();
   pictures.length = 0;
   total();
   say("The pictures are removed.");
@@ -225,6 +229,7 @@ async function openCamera() {
     take.disabled = false;
     take.focus();
   } catch (error) {
+    if (error.name === "AbortError" && !video.srcObject) return; // closed before its first frame
     closeCamera();
     say(`The camera does not open: ${error.message}.`);
   }

@@ -103,18 +103,34 @@ def test_without_a_yaml_file_no_folder_with_images_goes_unsaid(tmp_path, capsys)
         "left out the folder images/test",
         "left out the folder more",
     ]
+    assert "images/train and images/validation are used" in out
+
+
+@pytest.mark.parametrize("folder", ["images/test", "test"])
+def test_a_test_without_a_train_is_refused(tmp_path, capsys, folder):
+    write(tmp_path / "in" / "classes.txt", "cat\n")
+    picture(tmp_path / "in" / folder / "a.jpg")
+    assert "has a folder test and no train" in refused(capsys, tmp_path / "in", tmp_path / "out")
+
+
+def test_a_train_that_the_yaml_misspells_is_asked_for(root, capsys):
+    describe(root, training="train/images", validation="valid/images")
+    assert "has valid/images for val and no train" in refused(capsys, root, root.parent / "out")
 
 
 def test_a_val_without_a_train_is_refused(tmp_path, capsys):
     write(tmp_path / "in" / "classes.txt", "cat\n")
     for split in ("training", "val"):
         picture(tmp_path / "in" / split / "images" / "a.jpg")
-    assert "has val/images and no train; write a data.yaml" in refused(capsys, tmp_path / "in", tmp_path / "out")
+    assert "has val/images for val and no train; name both in a data.yaml" in refused(
+        capsys, tmp_path / "in", tmp_path / "out"
+    )
 
 
 def test_labels_of_which_all_images_are_gone_are_counted(root, capsys):
     write(root / "train" / "labels" / "gone" / "a.txt", f"{LABEL}\n")
     write(root / "train" / "labels" / "._train.txt", "of macOS")
+    write(root / "train" / "labels" / ".ipynb_checkpoints" / "a-checkpoint.txt", f"{LABEL}\n")
     converted(root, code=1)
     assert "1  label file whose image is not there or not listed" in capsys.readouterr().out
 
@@ -140,12 +156,12 @@ def test_the_named_folder_wins_over_one_of_the_same_name_elsewhere_and_what_lies
     monkeypatch.chdir(tmp_path / "work")
     describe(root, path="old", train="train/images", val="valid/images")
     assert list(converted(root)) == ["train.jpg"]
-    assert " is " not in capsys.readouterr().out.partition("\n")[0]
+    assert "leads to" not in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
     (root / "train").rename(tmp_path / "work" / "train")
     describe(root, path=str(tmp_path / "work"), train="train/images", val="../in/valid/images")
     assert list(converted(root)) == ["train.jpg"]
-    assert f"train/images is {tmp_path}/work/train/images, as data.yaml says" in capsys.readouterr().out
+    assert f"train/images leads to {tmp_path}/work/train/images, outside {root}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["images/train2017", "images/train", "train2017"])
