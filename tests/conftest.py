@@ -87,6 +87,23 @@ def trained(tiny_coco, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def known_coco(trained, tiny_coco, tmp_path_factory):
+    """tiny_coco with some of what `trained` finds as its val objects, so that AP is neither 0 nor 1; read only."""
+    from ssd_graph.data.coco import load_split
+    from ssd_graph.onnx_model.evaluate import evaluate_onnx
+
+    root = shutil.copytree(tiny_coco, tmp_path_factory.mktemp("known") / "coco")
+    rows = evaluate_onnx(trained / "model.onnx", load_split(tiny_coco, "val")).rows
+    columns = zip(*(column[::9].tolist() for column in rows[:3]), strict=True)
+    objects = [
+        {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for number, (image, category, box) in enumerate(columns, 1)
+    ]
+    edit_annotations(root, lambda content: content.update(annotations=objects), "val")
+    return root
+
+
+@pytest.fixture(scope="session")
 def overfitted(shared, tmp_path_factory):
     """A folder with ssd300-nano trained for 110 steps on four real images without augmentation, and its data."""
     from ssd_graph.config import NO_AUGMENT, RECIPES

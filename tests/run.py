@@ -45,9 +45,13 @@ def command_here(script, *arguments, cwd):
 
 def refused(script, *arguments, cwd):
     """The one line of a command that must fail cleanly and leave `cwd` as it was."""
-    before = sorted(cwd.rglob("*"))
+    before = _files(cwd)
     code, out, error = command_here(script, *arguments, cwd=cwd)
     assert (code, out) == (2, "")
     assert error.count("\n") == 1, error
-    assert sorted(cwd.rglob("*")) == before
+    assert _files(cwd) == before
     return error
+
+
+def _files(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

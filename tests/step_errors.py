@@ -28,9 +28,10 @@ def positions(state, inputs):
 
 
 def error(a, b):
-    """The larger of |a - b| / |b| in the Euclidean and the maximum norm; of zeros only zeros are none."""
+    """The larger of |a - b| / |b| in the Euclidean and the maximum norm; of zeros only zeros are none, NaN is inf."""
     a, b = a.double(), b.double()
-    return max(float(vector_norm(a - b, p) / vector_norm(b, p).clamp_min(1e-30)) for p in (2, float("inf")))
+    norms = [vector_norm(a - b, p) / vector_norm(b, p).clamp_min(1e-30) for p in (2, float("inf"))]
+    return float(torch.stack(norms).max().nan_to_num(float("inf")))  # Python's max passes over a NaN
 
 
 def worst_errors(layout, metrics, state, expected_metrics, expected_state):

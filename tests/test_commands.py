@@ -103,7 +103,7 @@ def test_train_export_and_score_as_a_user_would(tiny_coco, tmp_path):
     assert len(list((tmp_path / "predictions").glob("*.jpg"))) == 6
 
 
-def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coco, tmp_path):
+def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, known_coco, tmp_path):
     """Two processes, one process, the trainer's own flag and the exported model give one AP, which can be compared."""
     scores = []
     for run, arguments in (
@@ -111,18 +111,19 @@ def test_a_checkpoint_is_scored_on_its_device_as_its_export_is(trained, tiny_coc
         (command_here, (EVALUATE_GRAPH, trained / "last.pth", "--batch-size", 4, "--out", "one")),
         (command_here, (TRAIN, "--eval-only", "--checkpoint", trained / "last.pth", "--out", "train")),
     ):
-        code, out, error = run(*arguments, "--data", tiny_coco, cwd=tmp_path)
+        code, out, error = run(*arguments, "--data", known_coco, cwd=tmp_path)
         assert code == 0, error
         scores.append(float(out.partition("Final Evaluation Accuracy : ")[2].split()[0]))
     assert {path.name for path in tmp_path.rglob("*")} == {
         *("two", "one", "train"),
         *("summary.json", "detections.json"),
     }
-    split = load_split(tiny_coco, "val")
+    split = load_split(known_coco, "val")
     exported = evaluate_onnx(trained / "model.onnx", split)
+    assert 0.01 < exported.scores.stats["AP"] < 0.99
     assert scores == pytest.approx([exported.scores.stats["AP"]] * 3, abs=1e-6)
     write_summary(tmp_path / "exported", exported.summary, exported.rows)
-    code, out, _ = command_here(COMPARE, "one", "exported", "--data", tiny_coco, "--resamples", 100, cwd=tmp_path)
+    code, out, _ = command_here(COMPARE, "one", "exported", "--data", known_coco, "--resamples", 100, cwd=tmp_path)
     assert code == 0
     assert "6 images of instances_val2017.json" in out
 

@@ -25,6 +25,19 @@ def test_a_write_replaces_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    done = []
+
+    def synced(descriptor):
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        done.append(("folder" if folder else "file", (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+    assert done == [("file", False), ("folder", True)]
+
+
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "last.pth"
     path.write_text("old")

@@ -50,7 +50,7 @@ def unexplained(
         for k, category_id in enumerate(category_ids):
             mine = np.flatnonzero(found_labels[:num] == category_id)
             of_class = found_boxes[mine], found_scores[mine], boxes[image], probabilities[image, k]
-            worst = max(worst, _unexplained_of_class(*of_class, last, config, tolerance))
+            worst = float(np.maximum(worst, _unexplained_of_class(*of_class, last, config, tolerance)))  # NaN too
     return worst
 
 

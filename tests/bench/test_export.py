@@ -31,9 +31,9 @@ def test_the_ratios_follow_from_the_speeds(models, tiny_coco):
     assert 0.3 < figures["int8_gain"] < 3
 
 
-def test_torch_and_the_exported_detector_score_the_same(models, trained, tiny_coco):
-    figures = accuracy(load_checkpoint(trained / "last.pth"), models, load_split(tiny_coco, "val"), threads=1)
-    assert figures["fp32"]["AP"] == pytest.approx(figures["torch"]["AP"], abs=1e-6)
+def test_torch_and_the_exported_detector_score_the_same(models, trained, known_coco):
+    figures = accuracy(load_checkpoint(trained / "last.pth"), models, load_split(known_coco, "val"), threads=1)
+    assert 0.01 < figures["fp32"]["AP"] == pytest.approx(figures["torch"]["AP"], abs=1e-6)
     assert figures["fp32"]["detections"] == figures["torch"]["detections"] > 0
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssd_graph.cli import InputError
 from ssd_graph.config import NO_AUGMENT, AugmentConfig
+from ssd_graph.data import samples
 from ssd_graph.data.cache import open_cache
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode, decode_part, preprocess
@@ -138,6 +139,16 @@ def test_substitutes_depend_on_neither_workers_nor_ranks_nor_the_first_step(own_
     ]
     assert_same(joined, expected)
     assert sum(loader.num_skipped for loader, _ in ranks) == alone.num_skipped
+
+
+def test_so_many_bad_images_in_a_row_are_an_error(own_coco, monkeypatch):
+    split = load_split(own_coco, "train")
+    for i in range(len(split) - 2):
+        split.path(i).unlink()
+    assert batches(split, 2, workers=0, on_bad_image="skip")
+    monkeypatch.setattr(samples, "_MOST_SUBSTITUTES", 2)
+    with pytest.raises(InputError, match="cannot decode"):
+        batches(split, 4, workers=0, on_bad_image="skip")
 
 
 def test_a_lost_folder_is_an_error_even_if_bad_images_are_passed_over(own_coco):

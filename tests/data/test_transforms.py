@@ -33,7 +33,7 @@ class Remembering(tuple):
 def demands():
     """The demands drawn so far."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "_MIN_IOUS", Remembering(DEMANDS))
+        patch.setattr(transforms, "_MIN_IOUS", Remembering(transforms._MIN_IOUS))
         yield Remembering.taken
 
 
@@ -134,6 +134,17 @@ def test_the_seven_demands_are_equally_likely(demands):
     counts = Counter(demands)
     assert set(counts) == set(DEMANDS)
     assert all(400 < count < 600 for count in counts.values())
+
+
+def test_a_crop_lies_anywhere():
+    draws = transforms._uniform(np.random.default_rng(0))
+    crops = np.array([crop for _ in range(3000) if (crop := transforms._draw_crop(draws))])
+    sides = crops[:, 2:] - crops[:, :2]
+    assert sides.min() >= 0.3
+    assert sides.max() <= 1
+    places = crops[:, :2] / (1 - sides)
+    for share in (0.25, 0.5, 0.75):
+        assert np.allclose((places < share).mean(0), share, atol=0.04)
 
 
 def test_more_attempts_crop_more_often():

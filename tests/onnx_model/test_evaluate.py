@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
+from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode
 from ssd_graph.onnx_model.evaluate import RunSettings, evaluate_onnx
 from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
@@ -18,6 +19,7 @@ from ssd_graph.scoring.detections_file import load_detections
 from ssd_graph.scoring.evaluate import STAT_NAMES
 from ssd_graph.scoring.summary import write_summary
 from ssd_graph.training.metrics import read_records
+from tests.run import exit_code
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,18 @@ def test_a_limit_scores_the_first_images_only(trained, split):
     assert result.summary["num_images"] == 4
 
 
-def test_a_raw_model_finds_what_the_whole_one_finds(trained, raw_model, split):
+def test_a_score_that_does_not_repeat_is_said_by_the_exit_code(trained, split, tmp_path):
+    result = run(trained, split)
+    for change, code in ((0, 0), (0.1, 1)):
+        result.summary["stats"]["AP"] += change
+        write_summary(tmp_path, result.summary, result.rows)
+        assert exit_code("tools/eval_onnx.py", trained / "model.onnx", "--verify", tmp_path / "summary.json") == code
+
+
+def test_a_raw_model_finds_what_the_whole_one_finds(trained, raw_model, known_coco):
+    split = load_split(known_coco, "val")
     whole, raw = run(trained, split), evaluate_onnx(raw_model, split)
+    assert 0.01 < whole.scores.stats["AP"] < 0.99
     assert (raw.summary["model"]["form"], raw.summary["run"]["batch_size"]) == ("raw", 4)
     assert raw.scores.stats == pytest.approx(whole.scores.stats, abs=1e-6)
     assert np.array_equal(raw.rows.image_ids, whole.rows.image_ids)

@@ -207,11 +207,12 @@ def test_a_single_call_is_a_distribution_too(split, page):
     assert "Latency" in page(result, split).text
 
 
-def test_training_is_shown_where_there_is_a_record_of_it(split, page, tmp_path):
+def test_training_is_shown_where_there_is_a_record_of_it(split, page, tmp_path, shapes_page):
     result = as_result(split, made_detections(split))
     assert "Training" not in page(result, split, tmp_path / "metrics.jsonl").text
     (tmp_path / "metrics.jsonl").write_text('{"event": "validation", "step": 10, "AP": 0.5}\n')
     assert "Training" not in page(result, split, tmp_path / "metrics.jsonl").text
+    assert "Training" in read(shapes_page).text
 
 
 def test_other_presets_and_files_are_named(split, page):

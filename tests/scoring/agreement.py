@@ -25,5 +25,5 @@ def largest_difference(outputs_a, outputs_b, score_threshold, tolerance):
         ):
             full = len(own) == outputs_a[1].shape[1]
             cut = max(score_threshold, float(own.min())) if full else score_threshold
-            worst = max(worst, float(nearest[own > cut + tolerance].max(initial=0.0)))
+            worst = float(np.maximum(worst, nearest[own > cut + tolerance].max(initial=0.0)))
     return worst

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssd_graph.cli import InputError
+from ssd_graph.scoring.detections import DetectionRows
 from ssd_graph.scoring.evaluate import STAT_NAMES, CocoScorer
 from ssd_graph.scoring.scorers import SCORERS
 from tests.scoring.test_detections import rows_of
@@ -151,6 +152,29 @@ def random_scene(rng):
     found = [(i, k, box, round(rng.random(), 1)) for i, k, box in zip(*some(rng.choice([10, 400])), strict=True)]
     found += [(a["image_id"], a["category_id"], a["bbox"], round(rng.random(), 1)) for a in annotations[::2]]
     return content, rows_of(*found), rng.choice(image_ids, rng.integers(1, len(image_ids) + 1), replace=False)
+
+
+def test_the_numbers_of_images_and_categories_change_nothing(tmp_path):
+    content, rows, _ = random_scene(np.random.default_rng(3))
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    expected = CocoScorer(tmp_path / "a.json").score(rows).stats
+    assert 0 < expected["AP"] < 1
+    odd = {}  # in the same order, among them 0 and some that float64 cannot tell apart
+    for key in ("images", "categories"):
+        known = sorted(entry["id"] for entry in content[key])
+        odd[key] = dict(zip(known, [-7, 0, *range(2**53, 2**53 + len(known))], strict=False))
+        for entry in content[key]:
+            entry["id"] = odd[key][entry["id"]]
+    for entry in content["annotations"]:
+        for key, name in (("images", "image_id"), ("categories", "category_id")):
+            entry[name] = odd[key][entry[name]]
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    moved = DetectionRows(
+        np.array([odd["images"][i] for i in rows.image_ids.tolist()]),
+        np.array([odd["categories"][k] for k in rows.category_ids.tolist()]),
+        *(rows.boxes_xywh, rows.scores),
+    )
+    assert CocoScorer(tmp_path / "b.json").score(moved).stats == expected
 
 
 def test_all_scorers_give_the_same_numbers_on_random_scenes(tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from ssd_graph.data.coco import load_split
 from ssd_graph.graph.step import TrainStep
+from ssd_graph.training.distributed import World, device_of
 from ssd_graph.training.validate import Validator
 from tests import REPOSITORY
 from tests.graph.test_step import CONFIG, DEFAULTS, make_batch, new_state
@@ -44,17 +45,27 @@ def test_both_ranks_hold_the_same_bits_after_every_step(ranks):
     assert not torch.equal(ranks[0]["parameters"][0], ranks[0]["parameters"][1])
 
 
-def test_the_gradient_is_the_average_of_the_single_rank_gradients(ranks):
-    gradients = []
+def test_gradient_and_statistics_are_the_average_of_the_single_ranks(ranks):
+    gradients, statistics = [], []
     for rank in range(2):
         step = TrainStep(CONFIG, RECIPE)
         state = new_state(step)
         step(state, make_batch(rank), DEFAULTS, torch.tensor(0.002))
         gradients.append(state.momentum)
+        statistics.append(state.bn_statistics)
     average = (gradients[0] + gradients[1]) / 2
     for result in ranks:
         assert (result["first_gradient"] - average).abs().max() <= 1e-6 * average.abs().max()
+        torch.testing.assert_close(result["first_statistics"], (statistics[0] + statistics[1]) / 2)
     assert (gradients[0] - gradients[1]).abs().max() > 0.01 * average.abs().max()
+    assert not torch.allclose(*statistics, rtol=1e-3)
+
+
+def test_a_rank_has_the_device_of_its_place_on_its_machine(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    assert device_of("cuda", World(rank=9, size=16, local_rank=1), first=2) == torch.device("cuda", 3)
+    assert chosen == [3]
 
 
 def test_the_step_of_two_ranks_is_one_graph_with_one_collective(ranks):

@@ -23,6 +23,12 @@ def test_reaching_the_threshold_ends_the_run_and_the_best_model_stays(tiny_coco,
         train_tiny(tiny_coco, tmp_path, max_steps=40, recipe=recipe, resume="auto")
 
 
+def test_an_ap_below_the_threshold_ends_nothing(tiny_coco, tmp_path):
+    recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(1.0,), threshold=1.0)
+    train_tiny(tiny_coco, tmp_path, max_steps=4, recipe=recipe)
+    assert load_checkpoint(tmp_path / "last.pth").step == 4
+
+
 def test_patience_counts_validations_without_a_better_ap_over_a_resumption_too(tiny_coco, tmp_path, monkeypatch):
     aps = {3: 0.2, 6: 0.3, 9: 0.3, 11: 0.25, 14: 0.4}
     scored = CocoScorer.score

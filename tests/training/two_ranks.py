@@ -37,14 +37,16 @@ def train(world):
     state = new_state(step)
     validator = Validator(load_split(Path(sys.argv[2]), "val"), CONFIG, batch_size=2, world=world)
     rows = validator.detect(state)
-    histories = []
+    histories, first_statistics = [], None
     for s in range(NUM_STEPS):
         compiled(state, make_batch(10 * s + world.rank), DEFAULTS, torch.tensor(0.002))
         histories.append((state.parameters.clone(), state.momentum.clone()))
+        first_statistics = first_statistics if s else state.bn_statistics.clone()
     collectives = [n for g in graphs for n in g.graph.nodes if "all_reduce" in str(n.target)]
     result = {
         "parameters": torch.stack([h[0] for h in histories]),
         "first_gradient": histories[0][1],  # momentum begins at zero and there is no weight decay
+        "first_statistics": first_statistics,
         "num_graphs": len(graphs),
         "num_collectives": len(collectives),
         "mean_of_ranks": torch.tensor(float(world.rank)),
