@@ -70,6 +70,8 @@ class OnnxDetector:
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             advice = f"; `python export/to_onnx.py {path}` makes one of a checkpoint" if path.suffix == ".pth" else ""
             reason = reason_of(error)
+            if "internal.nhwc" in reason:  # as on aarch64 in 16 bits
+                advice = "; give --optimization extended, which leaves its layout as it is"
             raise InputError(f"{path} is not an ONNX model that onnxruntime can load ({reason}){advice}") from error
         self.metadata: dict[str, str] = self.session.run.get_modelmeta().custom_metadata_map
         self._outputs, self.is_raw, self.batch_size = self._require_form(path)
