@@ -2,6 +2,7 @@
 
 import json
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,6 +138,13 @@ def detected(model, tmp_path):
     path = tmp_path / "hostile.onnx"
     path.write_bytes(model.SerializeToString())
     return OnnxDetector(path, threads=1)(sample_images(None, 1))
+
+
+def test_a_layout_of_onnxruntimes_own_that_it_cannot_run_has_a_way_round(trained, monkeypatch):
+    said = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Failed to find kernel for com.ms.internal.nhwc.MaxPool(11)"
+    monkeypatch.setattr("onnxruntime.InferenceSession", Mock(side_effect=RuntimeError(said)))
+    with pytest.raises(InputError, match="give --optimization extended"):
+        OnnxDetector(trained / "model.onnx")
 
 
 def test_a_model_that_fails_while_it_runs_is_refused(model, tmp_path):
