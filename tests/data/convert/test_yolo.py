@@ -1,50 +1,12 @@
-"""YOLO's folders become COCO's: where images and labels lie, what a label may be, what is left out and refused."""
+"""YOLO's folders become COCO's: where images and labels lie, what is left out and refused."""
 
-import json
 import re
 import shutil
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from ssd_graph.data.convert.pictures import settle
-from ssd_graph.data.convert.yolo import read_yolo
 from tests.data.convert.folders import boxes, convert, picture, refused, write
-
-LABEL = "0 0.5 0.5 0.2 0.5"
-"""Of a picture of 100 x 60 the box 40, 15, 20, 30."""
-BOX = pytest.approx((40, 15, 20, 30))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """One training and one validation image, as Roboflow lays them out."""
-    for split in ("train", "valid"):
-        picture(tmp_path / "in" / split / "images" / f"{split}.jpg")
-        write(tmp_path / "in" / split / "labels" / f"{split}.txt", f"{LABEL}\n")
-    describe(tmp_path / "in", train="../train/images", val="../valid/images")
-    return tmp_path / "in"
-
-
-def describe(root, **entries):
-    write(root / "data.yaml", json.dumps({"names": ["cat", "no"], **entries}))
-
-
-def label(root, text, split="train"):
-    write(root / split / "labels" / f"{split}.txt", text)
-
-
-def converted(root, *flags, code=0):
-    out = root.parent / "out"
-    assert convert(root, out, *flags) == code
-    return boxes(out)
-
-
-def only_box(root, **options):
-    ((name, *box),) = converted(root, **options)["train.jpg"]
-    return name, tuple(box)
+from tests.data.convert.yolo import BOX, LABEL, converted, describe, label, only_box
 
 
 def test_roboflows_export_is_converted(root):
@@ -152,16 +114,16 @@ def test_labels_beside_images_that_are_gone_are_counted_and_other_texts_are_not(
 def test_the_named_folder_wins_over_one_of_the_same_name_elsewhere_and_what_lies_outside_is_said(
     root, tmp_path, capsys, monkeypatch
 ):
-    picture(tmp_path / "work" / "old" / "train" / "images" / "other.jpg")
-    monkeypatch.chdir(tmp_path / "work")
+    picture(tmp_path / "elsewhere" / "old" / "train" / "images" / "other.jpg")
+    monkeypatch.chdir(tmp_path / "elsewhere")
     describe(root, path="old", train="train/images", val="valid/images")
     assert list(converted(root)) == ["train.jpg"]
     assert "leads to" not in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
-    (root / "train").rename(tmp_path / "work" / "train")
-    describe(root, path=str(tmp_path / "work"), train="train/images", val="../in/valid/images")
+    (root / "train").rename(tmp_path / "elsewhere" / "train")
+    describe(root, path=str(tmp_path / "elsewhere"), train="train/images", val="../in/valid/images")
     assert list(converted(root)) == ["train.jpg"]
-    assert f"train/images leads to {tmp_path}/work/train/images, outside {root}" in capsys.readouterr().out
+    assert f"train/images leads to {tmp_path}/elsewhere/train/images, outside {root}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["images/train2017", "images/train", "train2017"])
@@ -259,78 +221,6 @@ def test_only_the_last_folder_images_becomes_labels_and_pictures_of_one_name_sta
     assert [link.resolve().parent.name for link in links] == ["a", "deep"]
 
 
-def test_a_polygon_becomes_the_box_around_it(root):
-    label(root, "1 0.1 0.5 0.3 0.25 0.2 0.75")
-    assert only_box(root) == ("no", pytest.approx((10, 15, 20, 30)))
-
-
-@pytest.mark.parametrize("shape", [[2, 3], [3, 2]])
-def test_key_points_behind_a_box_are_dropped(root, shape):
-    describe(root, train="train/images", val="valid/images", kpt_shape=shape)
-    label(root, f"{LABEL} 0.1 0.1 2 0.9 0.9 1")
-    label(root, f"{LABEL} 0.1 0.1 2 0.9 0.9 1", "valid")
-    assert only_box(root) == ("cat", BOX)
-
-
-def test_a_class_may_be_written_as_a_decimal_number_behind_a_byte_order_mark(root):
-    label(root, f"\ufeff1.000000e+00{LABEL[1:]}\r\n\n")
-    assert only_box(root) == ("no", BOX)
-
-
-def test_empty_and_missing_labels_are_images_without_objects(root, capsys):
-    picture(root / "train" / "images" / "empty.jpg")
-    picture(root / "train" / "images" / "none.jpg")
-    write(root / "train" / "labels" / "empty.txt", "")
-    write(root / "train" / "labels" / "orphan.txt", LABEL)
-    assert converted(root, code=1) == {"train.jpg": [("cat", *BOX.expected)], "empty.jpg": [], "none.jpg": []}
-    out = capsys.readouterr().out
-    assert "images/none.jpg" in out
-    assert "images/empty.jpg" not in out
-    assert "labels/orphan.txt" in out
-
-
-@pytest.mark.parametrize("bad", ["0 0.5 1.5 0.2 0.5", "0 nan 0.5 0.2 0.5", "0 320 240 20 50", "1 0 0 -0.5 0 0 1"])
-def test_a_label_with_a_number_outside_0_to_1_is_left_out_by_file_and_line(root, capsys, bad):
-    label(root, f"{LABEL}\n\n{bad}\n")
-    assert only_box(root, code=1) == ("cat", BOX)
-    assert f"labels/train.txt, line 3: {bad}" in capsys.readouterr().out
-
-
-def test_a_label_that_stands_twice_is_one_object(root, capsys):
-    label(root, f"{LABEL}\n{LABEL}\n")
-    assert only_box(root) == ("cat", BOX)
-    assert "label given twice" in capsys.readouterr().out
-
-
-def test_boxes_are_cut_to_the_image_and_those_without_area_left_out(root, capsys):
-    label(root, "0 0.95 0.5 0.2 0.5\n0 0.05 0 0.2 0.5\n0 0.5 0.5 0 0.5\n")
-    right, left = converted(root, code=1)["train.jpg"]
-    assert (right[1:], left[1:]) == (pytest.approx((85, 15, 15, 30)), pytest.approx((0, 0, 15, 15)))
-    out = capsys.readouterr().out
-    assert "2  box over its image's edge" in out
-    assert "train.jpg: 85 15 105 45" in out
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (f"{LABEL} 0.93", "remove the last"),
-        ("0 0.5 0.5 0.2", "3 numbers after the class"),
-        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers after the class"),
-        (f"2{LABEL[1:]}", "class 2 is none of the 2 names"),
-        (f"0.5{LABEL[1:]}", "class 0.5 is none"),
-        (f"nan{LABEL[1:]}", "class nan is none"),
-        (f"cat{LABEL[1:]}", "it should hold numbers"),
-        ("\x00\udce4".encode(errors="surrogateescape").decode(errors="replace"), "it should hold numbers"),
-    ],
-)
-def test_what_is_no_label_is_refused_by_file_and_line(root, capsys, text, words):
-    label(root, f"\n{text}")
-    line = refused(capsys, root, root.parent / "out")
-    assert "train.txt, line 2: " in line
-    assert words in line
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -359,32 +249,3 @@ def test_two_yaml_files_are_asked_about_and_one_may_be_given(root, capsys):
     line = refused(capsys, root, root.parent / "out")
     assert re.search(r"more than one yaml file; give one of \S*/a\.yaml, \S*/b\.yml$", line)
     assert convert(root / "a.yaml", root.parent / "out") == 0
-
-
-SHARES = st.floats(0, 1)
-SIZES = ((1, 1), (640, 480), (3, 1999), (20_000, 7))
-
-
-@pytest.fixture(scope="module")
-def sizes(tmp_path_factory):
-    """A folder with a picture of each size."""
-    root = tmp_path_factory.mktemp("sizes")
-    for width, height in SIZES:
-        Image.new("1", (width, height)).save(root / f"{width}x{height}.png")
-    write(root / "classes.txt", "cat")
-    return root
-
-
-@settings(max_examples=40)
-@given(st.lists(st.tuples(SHARES, SHARES, SHARES, SHARES), min_size=1, max_size=4, unique=True))
-def test_boxes_survive_the_way_from_yolo_to_pixels_and_back(sizes, corners):
-    ordered = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners]
-    wanted = [box for box in ordered if min(box[2] - box[0], box[3] - box[1]) > 1e-3]
-    lines = [f"0 {(a + c) / 2!r} {(b + d) / 2!r} {c - a!r} {d - b!r}" for a, b, c, d in wanted]
-    for width, height in SIZES:
-        write(sizes / f"{width}x{height}.txt", "\n".join(lines))
-    found = settle(read_yolo(sizes / "classes.txt")).splits["train"]
-    assert {size for _, _, size in found} == set(SIZES)
-    for _, things, size in found:
-        back = [tuple(v / side for v, side in zip(thing.xyxy, size * 2, strict=True)) for thing in things]
-        assert [pytest.approx(box, rel=1e-6, abs=1e-12) for box in wanted] == back
