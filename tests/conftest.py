@@ -20,7 +20,8 @@ settings.load_profile("ssd_graph")
 
 LONGEST_FIRST = (
     *("npu/test_lower.py", "training/test_resume_ranks.py", "gpu/test_replay.py", "training/test_resume.py"),
-    *("test_real_images.py", "training/test_continued.py", "training/test_recording_device.py", "test_commands.py"),
+    *("npu/test_replay.py", "test_real_images.py", "training/test_train.py", "training/test_continued.py"),
+    *("training/test_recording_device.py", "test_commands.py"),
 )
 """Files that take a minute or more. If one came last, a core would run it alone."""
 
@@ -123,7 +124,7 @@ def overfitted(shared, tmp_path_factory):
         evaluation_epochs=(),
         augment=NO_AUGMENT,
     )
-    train(TrainOptions(data=str(out / "data"), preset="ssd300-nano", recipe=recipe, out=out))
+    train(TrainOptions(data=str(out / "data"), preset="ssd300-nano", recipe=recipe, backend="eager", out=out))
     return out
 
 
@@ -163,5 +164,5 @@ def train_tiny(data, out, **changes):
     from ssd_graph.training.train import train
 
     recipe = replace(RECIPES["shapes"], batch_size=4, epochs=50.0, evaluation_epochs=tuple(range(1, 50)))
-    options = TrainOptions(data=str(data), preset="ssd300-nano", recipe=recipe, backend="eager", print_every=2, out=out)
-    train(replace(options, **changes))
+    options = TrainOptions(data=str(data), preset="ssd300-nano", recipe=recipe, backend="eager", workers=0, out=out)
+    train(replace(options, **{"print_every": 2, **changes}))

@@ -176,6 +176,7 @@ def test_inductor_needs_no_openssl(monkeypatch, tmp_path):
     openssl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("shutil.which", lambda name, which=shutil.which: None if name == "openssl" else which(name))
+    torch._inductor.codecache._precompile_header.cache_clear()
     with torch._inductor.utils.fresh_cache():
         assert compile_graph(torch.relu, "inductor")(torch.ones(3)).tolist() == [1, 1, 1]
 

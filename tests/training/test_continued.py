@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,23 +14,14 @@ from ssd_graph.data.samples import Samples, _order
 from ssd_graph.training.metrics import read_records
 from ssd_graph.training.plan import run_to_resume
 from ssd_graph.training.run_folder import RunFolder
-from tests import REPOSITORY
 from tests.conftest import train_tiny
+from tests.run import command_here
 
-EAGER = ("--backend", "eager")
-"""What is asked here is the same whatever the backend, and this one has nothing to compile."""
-
+TRAIN = "tools/train_graph.py"
 NUM_IMAGES = 11
 RECIPE = replace(
     RECIPES["shapes"], batch_size=4, epochs=9.0, warmup_epochs=3.0, decay_epochs=(4.0,), evaluation_epochs=(2.0, 4.0)
 )
-
-
-def command(*flags, cwd=REPOSITORY):
-    """tools/train_graph.py, ended."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, REPOSITORY / "tools" / "train_graph.py", *flags]
-    return subprocess.run(list(map(str, line)), cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 4), (4, 3)])
@@ -49,7 +38,7 @@ def test_another_batch_goes_on_with_the_next_images_at_the_same_epoch(
     monkeypatch.setattr(Samples, "position", watched)
     capsys.readouterr()
     recipe = replace(RECIPE, batch_size=after)
-    train_tiny(tiny_coco, tmp_path, max_steps=12, recipe=recipe, resume="auto", workers=0, print_every=1)
+    train_tiny(tiny_coco, tmp_path, max_steps=12, recipe=recipe, resume="auto", print_every=1)
     seen = 4 * before
     told = capsys.readouterr().out
     assert f"{after} images a step instead of {before}: it goes on behind the {seen} images seen, at epoch" in told
@@ -75,18 +64,14 @@ def odd(tiny_coco, tmp_path_factory):
     """A run with flags of every kind, relative paths among them, of six steps."""
     out = tmp_path_factory.mktemp("odd")
     flags = (
-        *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 3, "--epochs", 7, "--seed", 9),
-        "--upright",
-        *EAGER,
-    )
-    flags = (
-        *flags,
+        *("--preset", "ssd300-nano", "--recipe", "shapes", "--batch-size", 3, "--epochs", 7, "--seed", 9, "--upright"),
         *("--ema", 0.5, "--crop-attempts", 50, "--loss-scale", "dynamic", "--lr-decay-epochs", 1, "--workers", 0),
+        *("--accumulate", 2, "--save-every", 2, "--keep", 9, "--max-steps", 6, "--print-every", 1),
+        *("--backend", "eager"),  # what is asked here is the same whatever the backend
     )
-    flags = (*flags, *("--accumulate", 2, "--save-every", 2, "--keep", 9, "--max-steps", 6, "--print-every", 1))
     data = os.path.relpath(tiny_coco, out)
-    done = command(*flags, "--data", data, "--out", "run", "--cache", "cache", cwd=out)
-    assert done.returncode == 0, done.stderr
+    code, _, error = command_here(TRAIN, *flags, "--data", data, "--out", "run", "--cache", "cache", cwd=out)
+    assert code == 0, error
     return out / "run"
 
 
@@ -99,9 +84,9 @@ def rewound(run, out):
 
 def test_a_run_goes_on_by_its_folder_alone(odd, tmp_path):
     out = rewound(odd, tmp_path / "run")
-    done = command("--resume", "auto", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "unlike" not in done.stdout
+    code, told, error = command_here(TRAIN, "--resume", "auto", "--out", out, cwd=tmp_path)
+    assert code == 0, error
+    assert "unlike" not in told
     straight, resumed = (load_checkpoint(folder / "last.pth") for folder in (odd, out))
     assert resumed.step == 6
     assert {k: v for k, v in resumed.run.items() if k not in ("out", "resume")} == {
@@ -109,10 +94,11 @@ def test_a_run_goes_on_by_its_folder_alone(odd, tmp_path):
     }
     for name, tensor in {**straight.tensors, **straight.optimizer, "ema": straight.ema}.items():
         assert torch.equal({**resumed.tensors, **resumed.optimizer, "ema": resumed.ema}[name], tensor), name
-    done = command("--resume", out / "last.pth", "--max-steps", 7, "--workers", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "unlike the run so far: max_steps 6 -> 7, workers 0 -> 1\n" in done.stdout
-    assert "bit by bit" not in done.stdout
+    line = (TRAIN, "--resume", out / "last.pth", "--max-steps", 7, "--workers", 1)
+    code, told, error = command_here(*line, cwd=tmp_path)
+    assert code == 0, error
+    assert "unlike the run so far: max_steps 6 -> 7, workers 0 -> 1\n" in told
+    assert "bit by bit" not in told
     assert load_checkpoint(out / "last.pth").step == 7
 
 

@@ -105,9 +105,10 @@ def test_torchrun_restarts_a_killed_rank_and_the_run_has_the_same_bits(half_done
     assert_same_bits(straight_pair, half_done)
 
 
-def test_a_command_that_is_refused_is_refused_again_when_torchrun_restarts_it(half_done, tmp_path):
-    assert resume(half_done, file="gone.pth", launcher=TORCHRUN).wait(timeout=300) == 1
-    assert "no file" in (tmp_path / "run.txt").read_text()
+def test_a_command_that_is_refused_is_refused_again_when_torchrun_restarts_it(half_done, tiny_coco, tmp_path):
+    process = start(tiny_coco, half_done, "--cpus", 2, launcher=TORCHRUN)
+    assert process.wait(timeout=300) == 1
+    assert "holds a run's checkpoints" in (tmp_path / "run.txt").read_text()
     assert load_checkpoint(half_done / "last.pth").step == 5
 
 

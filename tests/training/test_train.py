@@ -280,7 +280,7 @@ def test_fine_tuning_from_another_preset_is_refused(trained, tiny_coco, tmp_path
 @pytest.mark.parametrize(("has", "amp"), [(True, "off"), (True, "bf16"), (False, "off")])
 def test_a_processor_with_bfloat16_is_told_of_it(tiny_coco, tmp_path, monkeypatch, capsys, has, amp):
     monkeypatch.setattr("ssd_graph.training.records.has_bf16", lambda: has)
-    train_tiny(tiny_coco, tmp_path, max_steps=1, amp=amp, workers=0)
+    train_tiny(tiny_coco, tmp_path, max_steps=1, amp=amp)
     assert ("multiplies in bfloat16: --amp bf16" in capsys.readouterr().out) is (has and amp == "off")
 
 

@@ -82,10 +82,11 @@ def test_crowds_and_areas_are_kept(export, tmp_path):
 
 
 def test_an_object_of_which_a_part_is_cut_off_is_no_larger_than_its_box(export, tmp_path):
-    change(export / "valid" / "_annotations.coco.json", annotations=[annotation(1, bbox=[-90, 5, 100, 8], area=700)])
+    far, near = annotation(1, bbox=[-90, 5, 100, 8], area=700), annotation(1, id=2, bbox=[-1, 5, 10, 8], area=80)
+    change(export / "valid" / "_annotations.coco.json", annotations=[far, near])
     convert(export, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "annotations" / "instances_val2017.json").read_text())
-    assert [(a["bbox"], a["area"]) for a in content["annotations"]] == [([0, 5, 10, 8], 80)]
+    assert [(a["bbox"], a["area"]) for a in content["annotations"]] == [([0, 5, 10, 8], 80), ([0, 5, 9, 8], 72)]
 
 
 @pytest.fixture

@@ -180,11 +180,14 @@ def test_a_folder_validation_is_val_and_others_are_named(tmp_path, capsys):
     assert "XML" not in out
 
 
-def test_a_val_without_xml_files_is_not_passed_over(tmp_path, capsys):
+def test_a_valid_without_xml_files_is_not_passed_over_unless_val_has_some(tmp_path, capsys):
     for folder, annotations in (("train", ""), ("valid", "Annotations")):
         picture(tmp_path / "in" / folder / "a.jpg")
         write(tmp_path / "in" / folder / annotations / "a.xml", voc([CAT]))
     assert "no box larger than a pixel in val" in refused(capsys, tmp_path / "in", tmp_path / "out")
+    picture(tmp_path / "in" / "val" / "a.jpg")
+    write(tmp_path / "in" / "val" / "a.xml", voc([CAT]))
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
 
 
 def test_a_val_without_a_train_is_refused(tmp_path, capsys):

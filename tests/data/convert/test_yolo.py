@@ -94,7 +94,9 @@ def test_labels_of_which_all_images_are_gone_are_counted(root, capsys):
     write(root / "train" / "labels" / "._train.txt", "of macOS")
     write(root / "train" / "labels" / ".ipynb_checkpoints" / "a-checkpoint.txt", f"{LABEL}\n")
     converted(root, code=1)
-    assert "1  label file whose image is not there or not listed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1  label file whose image is not there or not listed" in out
+    assert "gone/a.txt" in out
 
 
 def test_labels_beside_images_that_are_gone_are_counted_and_other_texts_are_not(tmp_path, capsys):
