@@ -4,8 +4,6 @@ Takes half a minute and no data: the step of ssd300-r34 for 32 images, in fp16, 
 tensors without memory. What is counted are operations of torch's aten set.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple

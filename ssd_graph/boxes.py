@@ -4,8 +4,6 @@ A box has four numbers in its last axis: xyxy is (left, top, right, bottom), cxc
 width, height). `xp` is the array library, `numpy` or `torch`.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

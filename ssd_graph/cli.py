@@ -1,7 +1,5 @@
 """How every command ends: results and exit code 0, or one line that says what to do and exit code 2."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import os

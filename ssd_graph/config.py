@@ -4,8 +4,6 @@ Sources: the MLPerf SSD reference (mlcommons/training, retired_benchmarks/ssd-v1
 the SSD paper (Liu et al., arXiv 1512.02325).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

@@ -4,8 +4,6 @@ A container sees all cores and all memory of its host; a thread for each core th
 slower, and memory beyond its limit ends it without a word.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress

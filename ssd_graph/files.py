@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, folders that one process has alone, and what can be made again."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

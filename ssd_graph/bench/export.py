@@ -2,8 +2,6 @@
 
 # N images
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable

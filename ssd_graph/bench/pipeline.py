@@ -4,8 +4,6 @@ All is measured in turns, in several rounds, and each counts with its best round
 does falls on no figure alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import platform
@@ -74,7 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "workers": _by_workers(split, args.workers, args.rounds),
         "resize_difference": difference,
         "num_images": len(split),
-        "environment": _environment(),
+        "environment": {
+            "machine": platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "num_cores": str(usable_cores()),
+            "decoder": DECODER,
+            "resizer": RESIZER,
+            "python": platform.python_version(),
+            **package_versions(_PACKAGES),
+        },
     }
 
 
@@ -120,18 +126,6 @@ def _load(split: CocoSplit, num_workers: int) -> float:
         for _ in range(num_batches):
             next(batches)
         return num_batches * batch_size / (time.perf_counter() - begin)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "num_cores": str(usable_cores()),
-        "decoder": DECODER,
-        "resizer": RESIZER,
-        "python": platform.python_version(),
-        **package_versions(_PACKAGES),
-    }
 
 
 def table(result: dict[str, Any]) -> str:

@@ -5,8 +5,6 @@ REF utils.SSDTransformer: decode, SSD crop, flip, resize, colour jitter, to floa
 
 # G boxes of an image, A = 8732 default boxes
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

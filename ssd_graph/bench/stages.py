@@ -1,7 +1,5 @@
 """The stages of the input pipeline, each alone on the same few images: what pipeline.py measures on one core."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import replace

@@ -6,8 +6,6 @@ torch's own BatchNorm2d, images normalised and targets encoded beforehand. Our s
 
 # N images
 
-from __future__ import annotations
-
 import argparse
 import gc
 import resource

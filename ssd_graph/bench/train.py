@@ -2,8 +2,6 @@
 
 # N images
 
-from __future__ import annotations
-
 import argparse
 from contextlib import closing
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints: written atomically, read without executing anything, self-describing."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import warnings
@@ -17,7 +15,7 @@ from ssd_graph.cli import InputError, reason_of
 from ssd_graph.config import ModelConfig
 from ssd_graph.data.coco import Categories
 from ssd_graph.files import atomic_write, write_whole
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import skeleton
 from ssd_graph.graph.state import StateLayout, TrainState
 
 SCHEMA = 3
@@ -57,7 +55,7 @@ class Checkpoint:
         """The `state_dict` to score and to export: with the moving average if the run kept one."""
         if self.ema is None:
             return self.tensors
-        layout = StateLayout.of_config(self.model)
+        layout = StateLayout.of(skeleton(self.model))
         return self.tensors | layout.split_parameters(self.ema, self.ema.dtype).named
 
     def state(self, layout: StateLayout, device: torch.device) -> TrainState:
@@ -144,8 +142,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             sha256=sha256,
         )
         _require_entries(checkpoint)
-        with torch.device("meta"):
-            network = SSD300(checkpoint.model)
+        network = skeleton(checkpoint.model)
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise

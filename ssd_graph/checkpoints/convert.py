@@ -1,25 +1,17 @@
 """Published checkpoint file -> ssd_graph checkpoint file, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
 
-from ssd_graph.checkpoints.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    read_weights_file,
-    save_checkpoint,
-    sha256_of,
-)
+from ssd_graph.checkpoints.checkpoint import Checkpoint, load_checkpoint, read_weights_file, save_checkpoint, sha256_of
 from ssd_graph.checkpoints.published import Published, is_published, read_published, to_published
 from ssd_graph.cli import InputError
 from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.data.coco80 import COCO80
 from ssd_graph.data.shapes import data_root
 from ssd_graph.files import atomic_write
-from ssd_graph.graph.model import SSD300, refit_heads
+from ssd_graph.graph.model import SSD300, refit_heads, skeleton
 from ssd_graph.graph.state import StateLayout
 
 
@@ -35,7 +27,7 @@ def import_published(path: Path, out: Path, data: str | None = None) -> Publishe
     """
     published = read_published(path)
     categories = _categories(published, path, data)
-    layout = StateLayout.of_config(published.model)
+    layout = StateLayout.of(skeleton(published.model))
     save_checkpoint(
         out,
         layout.load(published.tensors),

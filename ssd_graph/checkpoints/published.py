@@ -7,8 +7,6 @@ has two. Within a head the channels are in our order.
 
 # C classes, n default boxes a cell
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 from ssd_graph.checkpoints.checkpoint import FLOATS, is_plain, read_weights_file, require_same
 from ssd_graph.cli import InputError
 from ssd_graph.config import MODELS, SSD300_BOXES, ModelConfig, model_config
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import skeleton
 
 LAYOUTS = ("asc", "ref")
 
@@ -86,7 +84,7 @@ def read_published(path: Path) -> Published:
         _split_heads(named, num_classes)
     return Published(
         model,
-        {name: named[_published_name(name, layout)].float().contiguous() for name in _state_dict(model)},
+        {name: named[_published_name(name, layout)].float().contiguous() for name in skeleton(model).state_dict()},
         max((int(named[name]) for name in counters), default=None),
         _category_names(content.get("label_map"), num_classes),
     )
@@ -175,13 +173,8 @@ def _closest_model(
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The preset whose names differ least from the file's, and its tensors as the file should have them."""
     models = [model_config(preset, num_classes) for preset in MODELS]
-    wanted = [to_published(_state_dict(model), layout, num_batches) for model in models]
+    wanted = [to_published(skeleton(model).state_dict(), layout, num_batches) for model in models]
     return min(zip(models, wanted, strict=True), key=lambda pair: len(pair[1].keys() ^ named.keys()))
-
-
-def _state_dict(model: ModelConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return SSD300(model).state_dict()
 
 
 def _split_heads(named: dict[str, Tensor], num_classes: int) -> None:

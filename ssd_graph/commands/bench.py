@@ -9,15 +9,12 @@ python tools/bench.py export ckpt.pth --data /data/coco            # what each e
 `--json -` prints one object, `--json FILE` writes it.
 """
 
-from __future__ import annotations
-
 from ssd_graph.cli import command, command_parser
 from ssd_graph.files import print_result, require_output
 
 
 @command
 def main() -> None:
-    """Read the flags, measure and print."""
     from ssd_graph.bench import export, pipeline, step, train
 
     parser = command_parser(__doc__)

@@ -12,8 +12,6 @@ Exit codes: 0 clean; 1 problems found (also when --fix wrote a copy); 2 could no
 says what to do.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser, positive
@@ -22,7 +20,6 @@ from ssd_graph.data.coco import DEFAULT_ROOT, find_annotations
 
 @command
 def main() -> int:
-    """Read the flags, check, and clean if asked to."""
     parser = command_parser(__doc__)
     parser.add_argument("dir", type=Path, nargs="?", default=DEFAULT_ROOT, help="COCO folder (default: %(default)s)")
     parser.add_argument("--split", choices=("train", "val"), help="check one split (default: both)")

@@ -8,8 +8,6 @@ replacement, the same for both, and AP is computed anew from each draw: an inter
 says that the change does not hang on which images were chosen. It does not cover the seed of a training run.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ssd_graph.cli import between, command, command_parser, positive
@@ -18,7 +16,6 @@ from ssd_graph.files import print_result, require_output
 
 @command
 def main() -> None:
-    """Read the flags, compare and print."""
     parser = command_parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="summary.json of the first evaluation, or its folder")
     parser.add_argument("b", type=Path, metavar="B", help="summary.json of the second, or its folder")

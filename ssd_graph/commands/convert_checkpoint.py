@@ -6,8 +6,6 @@ python tools/convert_checkpoint.py ckpt.pth --to asc --out iter_1.pt           #
 python tools/convert_checkpoint.py ckpt.pth --to ref --out iter_1.pt           # the MLPerf reference's layout
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ssd_graph.cli import InputError, command, command_parser
@@ -15,7 +13,6 @@ from ssd_graph.cli import InputError, command, command_parser
 
 @command
 def main() -> None:
-    """Read the flags and convert."""
     parser = command_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="file to convert")
     parser.add_argument("--out", type=Path, required=True, help="file to write")

@@ -1,7 +1,5 @@
 """The flags that say which devices a command uses, and how."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from typing import Any

@@ -11,8 +11,6 @@ needs only the three zips.
 Exit codes: 0 done; 2 with one line that says what to do.
 """
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from ssd_graph.data.download.coco import ANNOTATIONS, MIRROR, TRAIN, VAL, downlo
 
 @command
 def main() -> None:
-    """Read the flags and download."""
     parser = command_parser(__doc__)
     parser.add_argument("dir", type=Path, nargs="?", default=DEFAULT_ROOT, help="COCO folder (default: %(default)s)")
     parser.add_argument("--val-only", action="store_true", help="leave out train2017.zip")

@@ -7,8 +7,6 @@ python tools/eval_graph.py demo/last.pth --data shapes --cpus 2
 For the numbers of the exported model, without torch, see tools/eval_onnx.py.
 """
 
-from __future__ import annotations
-
 import sys
 from argparse import SUPPRESS, BooleanOptionalAction
 from pathlib import Path
@@ -22,7 +20,6 @@ from ssd_graph.training.launch import die_with_launcher
 
 @command
 def main() -> None:
-    """Read the flags and evaluate."""
     die_with_launcher()
     parser = command_parser(__doc__, given_only=True)
     parser.add_argument("checkpoint", nargs="?", help="checkpoint that tools/train_graph.py wrote, or a published one")

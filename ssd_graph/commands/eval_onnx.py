@@ -12,8 +12,6 @@ COCO's result format and, with --report, report.html. --verify writes nothing an
 numbers differ.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +65,6 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main() -> int:
-    """Read the flags, evaluate, and write or compare the results."""
     args = parser().parse_args()
     from ssd_graph.data.coco import load_split
     from ssd_graph.data.shapes import data_root

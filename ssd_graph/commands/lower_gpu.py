@@ -12,9 +12,6 @@ and no measurement. The exit code is 1 when the step could not be replayed as a 
 from the host.
 """
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
@@ -22,32 +19,26 @@ from ssd_graph.config import MODELS
 from ssd_graph.files import print_result, require_output, write_whole
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    result = command_parser(__doc__)
-    result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
-    result.add_argument("--batch-size", "-b", type=positive, default=128, help="images a GPU (default: %(default)s)")
-    result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="bf16", help="default: %(default)s")
-    result.add_argument("--world-size", type=positive, default=1, help="GPUs of the run (default: %(default)s)")
-    result.add_argument(
+@command
+def main() -> int:
+    parser = command_parser(__doc__)
+    parser.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
+    parser.add_argument("--batch-size", "-b", type=positive, default=128, help="images a GPU (default: %(default)s)")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="bf16", help="default: %(default)s")
+    parser.add_argument("--world-size", type=positive, default=1, help="GPUs of the run (default: %(default)s)")
+    parser.add_argument(
         "--memory-format",
         choices=("channels_last", "contiguous"),
         default="channels_last",
         help="of the images (default: %(default)s)",
     )
-    result.add_argument("--plain", action="store_true", help="without the changes of compilers/inductor.py")
-    result.add_argument("--assemble", action="store_true", help="also compile the kernels to machine code")
-    result.add_argument("--out", type=Path, metavar="FILE", help="write the Python and Triton code of inductor")
-    result.add_argument(
+    parser.add_argument("--plain", action="store_true", help="without the changes of compilers/inductor.py")
+    parser.add_argument("--assemble", action="store_true", help="also compile the kernels to machine code")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the Python and Triton code of inductor")
+    parser.add_argument(
         "--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table"
     )
-    return result
-
-
-@command
-def main() -> int:
-    """Read the flags, compile, report."""
-    args = parser().parse_args()
+    args = parser.parse_args()
     require_output(args.out, "--out")
     require_output(args.json, "--json")
     from ssd_graph.bench.step import MEMORY_FORMATS  # imports torch, which --help need not wait for

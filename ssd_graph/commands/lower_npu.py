@@ -11,9 +11,6 @@ the graph, and published tables say which kernels it would take; nothing runs on
 an operation does not lower, has no kernel or loses values in a conversion, or there is more than one graph.
 """
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from ssd_graph.cli import command, command_parser, positive
@@ -21,35 +18,26 @@ from ssd_graph.config import MODELS
 from ssd_graph.files import print_result, require_output
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    result = command_parser(__doc__)
-    result.add_argument("--graph", choices=("step", "predict"), default="step", help="default: %(default)s")
-    result.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
-    result.add_argument("--batch-size", type=positive, default=32, help="images a device (default: %(default)s)")
-    result.add_argument("--amp", choices=("off", "bf16", "fp16"), default="fp16", help="default: %(default)s")
-    result.add_argument("--world-size", type=positive, help="NPUs of the run that the step is of (default: 1)")
-    result.add_argument(
+@command
+def main() -> int:
+    flags = command_parser(__doc__)
+    flags.add_argument("--graph", choices=("step", "predict"), default="step", help="default: %(default)s")
+    flags.add_argument("--preset", choices=MODELS, default="ssd300-r34", help="network (default: %(default)s)")
+    flags.add_argument("--batch-size", type=positive, default=32, help="images a device (default: %(default)s)")
+    flags.add_argument("--amp", choices=("off", "bf16", "fp16"), default="fp16", help="default: %(default)s")
+    flags.add_argument("--world-size", type=positive, help="NPUs of the run that the step is of (default: 1)")
+    flags.add_argument(
         "--soc",
         choices=("a2", "a3", "950"),
         default="a2",
         help="Atlas A2 or A3, or Ascend 950; the published tables of A2 are taken for A3 (default: %(default)s)",
     )
-    result.add_argument(
+    flags.add_argument(
         "--cann", type=Path, metavar="DIR", help="hold the graph against the kernel tables of the toolkit in DIR"
     )
-    result.add_argument("--out", type=Path, metavar="FILE", help="write the GE graph as text")
-    result.add_argument("--sources", action="store_true", help="also list by line: GE ops, casts, conversions")
-    result.add_argument(
-        "--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table"
-    )
-    return result
-
-
-@command
-def main() -> int:
-    """Read the flags, lower, report."""
-    flags = parser()
+    flags.add_argument("--out", type=Path, metavar="FILE", help="write the GE graph as text")
+    flags.add_argument("--sources", action="store_true", help="also list by line: GE ops, casts, conversions")
+    flags.add_argument("--json", metavar="FILE", help="write the numbers as JSON; `-` prints them instead of the table")
     args = flags.parse_args()
     if args.graph == "predict" and args.world_size:
         flags.error("--world-size is the step's; inference runs on one NPU")

@@ -10,8 +10,6 @@ Writes a JPEG for each image and predictions.json with every detection drawn; of
 line for each frame. Ctrl-C ends a video, and what there is of it is kept.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from glob import has_magic
@@ -22,7 +20,6 @@ from ssd_graph.cli import InputError, command, command_parser, positive
 
 @command
 def main() -> int:
-    """Read the flags, detect and draw."""
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
     parser.add_argument("images", nargs="*", help="image files, folders or globs, or one video")

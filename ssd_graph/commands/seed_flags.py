@@ -1,7 +1,5 @@
 """The command lines of Ascend's SSD-Resnet, called the seed: what its flags and its scripts' flags mean here."""
 
-from __future__ import annotations
-
 import os
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
@@ -92,7 +90,11 @@ def translate(given: dict[str, Any], words: Sequence[str], *, training: bool) ->
     training = training and "eval_only" not in given
     if tag and training and given.get("resume", "auto") == "auto":
         given.setdefault("out", Path("runs") / tag)
-    before = _run_to_resume(given) if training else None
+    before: TrainOptions | None = None
+    if training and "resume" in given:
+        from ssd_graph.training.plan import run_to_resume
+
+        before, _ = run_to_resume(given["resume"], given.get("out"))
     if not {"npus", "gpus", "cpus"} & set(given) and (before is None or num_ranks > 1):
         given[f"{_kind_at_hand()}s"] = num_ranks
     if num_ranks > 1:
@@ -113,17 +115,7 @@ def say(notes: Iterable[str], num_devices: int) -> None:
         list(map(say_once, notes))
 
 
-def _run_to_resume(given: dict[str, Any]) -> TrainOptions | None:
-    """The run that --resume finds, if any; a restart before the first checkpoint finds none."""
-    if "resume" not in given:
-        return None
-    from ssd_graph.training.plan import run_to_resume
-
-    before, _ = run_to_resume(given["resume"], given.get("out"))
-    return before
-
-
-def _as_its_recipe(given: dict[str, Any], before: TrainOptions | None) -> list[str]:
+def _as_its_recipe(given: dict[str, Any], before: "TrainOptions | None") -> list[str]:
     counts, lines = [given[kind] for kind in ("npus", "gpus", "cpus") if kind in given], []
     count = counts[0] if counts or before is None else before.num_devices
     recipe = before.recipe if before else None

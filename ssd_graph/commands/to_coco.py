@@ -13,8 +13,6 @@ Exit codes: 0 all was converted; 1 something was left out, or the check found so
 one line that says what to do.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from contextlib import suppress
@@ -26,7 +24,6 @@ from ssd_graph.data.convert.coco_layouts import CocoFile, read_coco
 
 @command
 def main() -> int:
-    """Read the flags, read and check everything, then write."""
     args = _parser().parse_args()
     from ssd_graph.data.check import problems as p
     from ssd_graph.data.check.folder import check_folder

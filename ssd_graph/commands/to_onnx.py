@@ -10,9 +10,6 @@
 docs/export.md says what each form is for, and what was measured.
 """
 
-from __future__ import annotations
-
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -20,30 +17,24 @@ from ssd_graph.cli import InputError, command, command_parser, positive
 from ssd_graph.files import require_output
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    result = command_parser(__doc__)
-    result.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
-    result.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
-    result.add_argument("--images", type=Path, help="folder of images to compare torch and onnxruntime on")
+@command
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint that tools/train_graph.py wrote")
+    parser.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
+    parser.add_argument("--images", type=Path, help="folder of images to compare torch and onnxruntime on")
 
-    form = result.add_argument_group("form")
+    form = parser.add_argument_group("form")
     form.add_argument("--raw", action="store_true", help="the network alone: image -> ploc, plabel")
     form.add_argument("--batch", type=positive, metavar="N", help="images a call takes (default: any number)")
     form.add_argument("--opset", type=positive, metavar="N", help="default: 18; with --raw 11, or 13 in 8 bits")
 
-    precision = result.add_argument_group("precision (default: float32)").add_mutually_exclusive_group()
+    precision = parser.add_argument_group("precision (default: float32)").add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="the network in float16")
     precision.add_argument("--int8", action="store_true", help="the network in 8 bits; needs --calibration")
-    result.add_argument("--calibration", type=Path, metavar="DIR", help="images like those to come, for --int8")
-    result.add_argument("--calibration-images", type=positive, metavar="N", default=64, help="default: %(default)s")
-    return result
-
-
-@command
-def main() -> None:
-    """Read the flags and export."""
-    args = parser().parse_args()
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="images like those to come, for --int8")
+    parser.add_argument("--calibration-images", type=positive, metavar="N", default=64, help="default: %(default)s")
+    args = parser.parse_args()
     from ssd_graph.checkpoints.checkpoint import load_checkpoint
     from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
 

@@ -7,8 +7,6 @@
 loads them from a public server.
 """
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from ssd_graph.cli import command, command_parser
 
 @command
 def main() -> None:
-    """Read the flags and write the page."""
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="model that export/to_onnx.py wrote")
     parser.add_argument("--out", type=Path, default=Path("web"), help="folder (default: %(default)s)")

@@ -7,8 +7,6 @@ python tools/train_graph.py --resume auto --out runs/last   # go on where that r
 torchrun --nnodes 2 --nproc-per-node 8 ... tools/train_graph.py --npus 8                  # several machines
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping
@@ -144,7 +142,6 @@ def _recipe_of(given: Mapping[str, Any], recipe: Recipe) -> Recipe:
 
 @command
 def main() -> None:
-    """Read the flags and train."""
     die_with_launcher()
     given = vars(parser().parse_args())
     if num_restarts() and given.get("resume", "auto") != "auto":

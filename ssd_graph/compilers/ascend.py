@@ -1,7 +1,5 @@
 """torch_npu, which brings torchair: what is refused before it is imported, and its compiler for whole graphs."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import signal

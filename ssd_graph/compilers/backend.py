@@ -1,7 +1,5 @@
 """From devices to compilers: what a device needs, which backend compiles for it, and what is refused and why."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

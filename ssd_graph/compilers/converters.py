@@ -6,8 +6,6 @@ returns the saved ones first. The backward pass would read running statistics, a
 become those of the last batch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

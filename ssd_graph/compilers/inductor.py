@@ -15,8 +15,6 @@ what is gathered is written                                 +0.1  the same; with
 Tested with torch 2.11.0, 2.13.0 and 2.14.0.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -2,8 +2,6 @@
 
 # G boxes an image
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ssd_graph.config import MODELS, RECIPES, Amp, Freeze, ModelConfig
 from ssd_graph.data.samples import Batch
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import skeleton
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import TrainStep, device_default_boxes
 
@@ -69,8 +67,7 @@ def traceable_step(
 
 def empty_state(config: ModelConfig) -> TrainState:
     """A state of the right shapes, on the device `meta`."""
-    with torch.device("meta"):
-        network = SSD300(config)
+    network = skeleton(config)
     return StateLayout.of(network).load(network.state_dict())
 
 

@@ -4,8 +4,6 @@ Batches are the same with it and without, to the bit. A name ends in a fingerpri
 data set never meets an old cache.
 """
 
-from __future__ import annotations
-
 import atexit
 import fcntl
 import hashlib
@@ -52,7 +50,7 @@ class PackedImages:
             raise ValueError(f"{path} has another length than it says")
         self._offsets = self._bytes[begin:footer].view(np.int64)
 
-    def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["PackedImages"], tuple[Path]]:
         return PackedImages, (self.path,)
 
     def pixels(self, i: int, size: tuple[int, int]) -> np.ndarray:

@@ -8,8 +8,6 @@ workers share one copy.
 
 # I images, B boxes of all images
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator
@@ -42,7 +40,7 @@ class Categories:
         """Classes of a network for these categories, background included."""
         return len(self.ids) + 1
 
-    def require(self, others: Categories, owner: object, owner_of_others: object, advice: str) -> None:
+    def require(self, others: "Categories", owner: object, owner_of_others: object, advice: str) -> None:
         """Raise InputError, which ends in `advice`, unless all of `others` are among these by id and name."""
         own = dict(zip(self.ids, self.names, strict=True))
         for number, name in zip(others.ids, others.names, strict=True):
@@ -137,7 +135,7 @@ class CocoSplit:
         width, height = self.sizes[i].tolist()
         return width, height
 
-    def numbered_as(self, categories: Categories, owner: object, advice: str) -> CocoSplit:
+    def numbered_as(self, categories: Categories, owner: object, advice: str) -> "CocoSplit":
         """The split with its classes in the order of the `categories` of `owner`.
 
         Raises:
@@ -153,7 +151,7 @@ class CocoSplit:
         rows = slice(self.offsets[i], self.offsets[i + 1])
         return self.boxes[rows], self.labels[rows]
 
-    def part(self, images: slice) -> CocoSplit:
+    def part(self, images: slice) -> "CocoSplit":
         """The split of some images in a row."""
         begin, end, _ = images.indices(len(self))
         arrays = {name: getattr(self, name)[images] for name in ("image_ids", "file_names", "sizes")}

@@ -1,7 +1,5 @@
 """COCO's 80 categories (instances_train2017.json and instances_val2017.json), in file order."""
 
-from __future__ import annotations
-
 from ssd_graph.data.coco import Categories
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)

@@ -6,8 +6,6 @@ large file the columns are kept for the next run.
 
 # I images, B annotations, C categories
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import json

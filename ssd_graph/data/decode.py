@@ -4,8 +4,6 @@
 evaluator both call it, always on Pillow's pixels.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What the `file_name`s of an annotation file mean: files below the image folder, whoever wrote the names."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

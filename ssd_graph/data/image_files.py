@@ -1,7 +1,5 @@
 """Image files: which ones a folder holds, and whether those of a split are what its annotations say."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from glob import glob

@@ -4,8 +4,6 @@ The frame header says how many rows follow, and a decoder stops there. So a file
 smaller height decodes to the same upper rows in less time, whatever the decoder.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import NamedTuple
 
@@ -56,11 +54,8 @@ def find_frame(data: memoryview) -> Frame | None:
 def _frame(data: memoryview, position: int) -> Frame | None:
     """The frame whose marker is at `position`."""
     precision, height, width, num_components = struct.unpack_from(">BHHB", data, position + 4)
-    if (
-        precision != 8
-        or num_components not in (1, 3)
-        or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or height * width)
-    ):
+    size = height * width
+    if precision != 8 or num_components not in (1, 3) or not 0 < size <= (Image.MAX_IMAGE_PIXELS or size):
         return None
     samplings = [data[position + 11 + 3 * c] & 15 for c in range(num_components)]
     # A scan of one component has blocks of 8 rows whatever its sampling says.

@@ -7,8 +7,6 @@ be produced without producing the ones before it.
 
 # N images of this rank's batch, G boxes an image, B images of all ranks' batch
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Generator
 from contextlib import closing

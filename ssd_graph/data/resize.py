@@ -4,8 +4,6 @@ torch's kernel for AVX2 takes a fifth of Pillow's time and differs from it by at
 torch is slower than Pillow. Evaluation never comes here: see decode.preprocess.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

@@ -2,8 +2,6 @@
 
 # I images of the split, N images of this rank's batch, G boxes an image, B images of all ranks' batch
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,7 +50,7 @@ class Batch(NamedTuple):
         }
 
     @staticmethod
-    def empty(num_images: int, num_boxes: int) -> Batch:
+    def empty(num_images: int, num_boxes: int) -> "Batch":
         """A batch to be filled."""
         return Batch(*(np.zeros(*described) for described in Batch.layout(num_images, num_boxes).values()))
 

@@ -5,8 +5,6 @@ minutes; objects from about 16 to 220 pixels that may overlap; one image in ten 
 depend only on this file; JPEG bytes also on the libjpeg behind Pillow.
 """
 
-from __future__ import annotations
-
 import colorsys
 import hashlib
 import json

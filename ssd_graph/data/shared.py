@@ -1,7 +1,5 @@
 """Arrays in anonymous memory that processes share; nothing stays behind when they end, however they end."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import multiprocessing

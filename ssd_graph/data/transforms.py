@@ -2,8 +2,6 @@
 
 # G boxes of an image
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -111,11 +109,8 @@ def draw_colour_jitter(rng: np.random.Generator, config: AugmentConfig) -> Colou
     Brightness b blends the image with black, contrast c with its mean luma and saturation s with its luma,
     each as `other + factor * (image - other)`; so all three are rows of one table.
     """
-
-    def factor(strength: float) -> float:
-        return float(rng.uniform(1.0 - strength, 1.0 + strength))
-
-    brightness, contrast, saturation = (factor(s) for s in (config.brightness, config.contrast, config.saturation))
+    strengths = (config.brightness, config.contrast, config.saturation)
+    brightness, contrast, saturation = (float(rng.uniform(1.0 - s, 1.0 + s)) for s in strengths)
     hue = float(rng.uniform(-config.hue, config.hue))
     rows = ((brightness, 0.0, 0.0), (contrast, 0.0, 1.0), (saturation, 1.0, 0.0))
     order = rng.permutation(4).tolist()

@@ -1,7 +1,5 @@
 """Frames of a video file or a camera, one after another, upright and in RGB; PyAV, which is optional, decodes them."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

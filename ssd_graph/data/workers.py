@@ -5,8 +5,6 @@ Processes and not threads: beside a busy Python thread, such as one that launche
 most of their speed to the interpreter lock (docs/input.md).
 """
 
-from __future__ import annotations
-
 import signal
 import traceback
 from collections import deque
@@ -58,20 +56,16 @@ class Workers:
         PROCESSES.set_forkserver_preload([__name__, "ssd_graph.data.resize"])
         try:
             for index in range(num_workers):
-                self._start(job, index, num_workers)
+                ours, theirs = PROCESSES.Pipe()
+                self._connections.append(ours)
+                work = (theirs, job, index, num_workers)
+                process = PROCESSES.Process(target=_work, args=work, name=f"loader-{index}", daemon=True)
+                process.start()
+                theirs.close()
+                self._processes.append(process)
         except BaseException:
             self.close()
             raise
-
-    def _start(self, job: _Job, index: int, num_workers: int) -> None:
-        ours, theirs = PROCESSES.Pipe()
-        process = PROCESSES.Process(
-            target=_work, args=(theirs, job, index, num_workers), name=f"loader-{index}", daemon=True
-        )
-        self._connections.append(ours)
-        process.start()
-        theirs.close()
-        self._processes.append(process)
 
     @property
     def wants_step(self) -> bool:

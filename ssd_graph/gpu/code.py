@@ -1,7 +1,5 @@
 """The Python that inductor wrote for a GPU, loaded where there is none: kernels, and a function that launches them."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The kernels of a graph that inductor has scheduled: how many, what they read and write, and where they are from."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +48,7 @@ class Lowering:
     @staticmethod
     def of(
         graph: InductorGraph, code: str, batch_size: int, static_inputs: Sequence[int], host_constants: Sequence[str]
-    ) -> Lowering:
+    ) -> "Lowering":
         """Count what is in a graph whose `code` is written; `static_inputs` are places of inputs that never move."""
         from torch._inductor.virtualized import V
 

@@ -1,7 +1,5 @@
 """What inductor makes of the training step for a GPU that need not be there."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -126,15 +124,12 @@ def _write_kernels(module: fx.GraphModule, inputs: Sequence[Tensor], batch_size:
         try:
             compile_fx_inner(*_move(module, inputs), **kwargs)
         except _Lowered as lowered:
-            return lowered.lowering
+            return lowered.args[0]
     raise AssertionError("inductor did not write its kernels")
 
 
 class _Lowered(BaseException):
     """Carries the result out of inductor, which would take an Exception for its own failure."""
-
-    def __init__(self, lowering: Lowering) -> None:
-        self.lowering = lowering
 
 
 def _move(module: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[fx.GraphModule, list[Tensor]]:

@@ -1,7 +1,5 @@
 """What Triton and NVIDIA's assembler make of inductor's kernels: machine code for an H100, made without one."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 import time

@@ -4,8 +4,6 @@ Lowering shows that inductor makes kernels of the step; replay shows that the ke
 adds is not seen: the compiler's code for it, its rounding, order of summation, races between threads, and speed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -63,7 +61,7 @@ class _Kernel:
     @staticmethod
     def decorator(
         size_hints: Mapping[str, int], triton_meta: Mapping[str, Any], inductor_meta: Mapping[str, Any], **_: Any
-    ) -> Callable[[Any], _Kernel]:
+    ) -> Callable[[Any], "_Kernel"]:
         """In place of HEURISTICS, which would ask a GPU."""
         return lambda function: _Kernel(
             function=function, size_hints=size_hints, triton_meta=triton_meta, inductor_meta=inductor_meta

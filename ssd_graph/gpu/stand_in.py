@@ -5,8 +5,6 @@ little: that it is there, its properties, whether cuDNN takes a convolution. So 
 of torch without CUDA, can see what becomes of the step. Nothing is compiled to machine code, and nothing runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec

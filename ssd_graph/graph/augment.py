@@ -6,8 +6,6 @@ levels cut off to whole numbers behind each change. They stay uint8 between chan
 
 # N images, G boxes an image, H = W = 300
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ NCHW outputs are flattened (REF base_model.SSD300.bbox_view), not the cell-major
 
 # A = 8732 default boxes
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

@@ -2,8 +2,6 @@
 
 # N images, G ground truths (padded), A default boxes
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

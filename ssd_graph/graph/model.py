@@ -2,8 +2,6 @@
 
 # N images, A = 8732 default boxes, A' those of one level, C classes, S cells a side of a feature map
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,7 +22,7 @@ class JointHead(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def padded(self, multiple: int) -> JointHead:
+    def padded(self, multiple: int) -> "JointHead":
         """With zeros behind its channels up to a multiple: tensor cores want 8."""
         num = -len(self.bias) % multiple
         return JointHead(F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, num)), F.pad(self.bias, (0, num))) if num else self
@@ -84,6 +82,12 @@ def _first(maps: Tensor, num: int) -> Tensor:
 def _flat(maps: Tensor, num: int) -> Tensor:
     """A level's head outputs [N, num * num_per_cell, S, S] by default box, [N, num, A']."""
     return maps.reshape(maps.shape[0], num, -1)
+
+
+def skeleton(config: ModelConfig) -> SSD300:
+    """The network on torch's device `meta`: names, shapes and operations, and no memory."""
+    with torch.device("meta"):
+        return SSD300(config)
 
 
 def refit_heads(tensors: Mapping[str, Tensor], target: SSD300) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ probability above 0.05, greedy NMS at IoU 0.5, then the 200 best of the image. B
 
 # N images, A default boxes, C classes, K = C - 1 categories, T candidates a class, D detections an image
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -130,18 +128,13 @@ def _nms_session() -> Any:
     import onnxruntime
     from onnx import TensorProto, helper
 
-    types = {
-        "boxes": TensorProto.FLOAT,
-        "scores": TensorProto.FLOAT,
-        "max_output": TensorProto.INT64,
-        "iou_threshold": TensorProto.FLOAT,
-        "score_threshold": TensorProto.FLOAT,
-    }
+    real, whole = TensorProto.FLOAT, TensorProto.INT64
+    types = {"boxes": real, "scores": real, "max_output": whole, "iou_threshold": real, "score_threshold": real}
     graph = helper.make_graph(
         [helper.make_node("NonMaxSuppression", list(types), ["selected"])],
         "nms",
         [helper.make_tensor_value_info(name, kind, None) for name, kind in types.items()],
-        [helper.make_tensor_value_info("selected", TensorProto.INT64, None)],
+        [helper.make_tensor_value_info("selected", whole, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

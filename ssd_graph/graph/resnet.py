@@ -5,8 +5,6 @@ Names are torchvision's, so that its ImageNet weights load by name.
 
 # N images, C channels
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

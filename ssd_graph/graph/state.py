@@ -6,8 +6,6 @@ operation each, where 131 tensors would make 131.
 
 # P parameters, S batch-normalisation channels
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssd_graph.config import ModelConfig
-from ssd_graph.graph.model import SSD300, JointHead
+from ssd_graph.graph.model import JointHead
 from ssd_graph.graph.resnet import BatchNorm2d
 
 
@@ -88,7 +85,7 @@ class StateLayout:
     num_convolution_blocks: int
 
     @staticmethod
-    def of(model: nn.Module) -> StateLayout:
+    def of(model: nn.Module) -> "StateLayout":
         """The layout for `model`, which may live on the meta device."""
         norms = {name for name, module in model.named_modules() if isinstance(module, BatchNorm2d)}
 
@@ -113,12 +110,6 @@ class StateLayout:
     def parameters(self) -> tuple[Entry, ...]:
         """All of them in their order."""
         return tuple(entry for block in self.blocks for entry in block)
-
-    @staticmethod
-    def of_config(config: ModelConfig) -> StateLayout:
-        """The layout of the network that `config` describes."""
-        with torch.device("meta"):
-            return StateLayout.of(SSD300(config))
 
     def split_parameters(self, flat: Tensor, compute_dtype: torch.dtype) -> Parameters:
         """Views of flat parameters [P]; convolutions in `compute_dtype`, the rest as they are."""

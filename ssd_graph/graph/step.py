@@ -2,8 +2,6 @@
 
 # N images, G boxes an image, A default boxes, C classes, P parameters
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ from ssd_graph.graph.augment import augment, normalise
 from ssd_graph.graph.default_boxes import default_boxes
 from ssd_graph.graph.loss import Metrics, multibox_loss
 from ssd_graph.graph.matcher import match
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import skeleton
 from ssd_graph.graph.resnet import STAGES, BatchNorm2d
 from ssd_graph.graph.state import Run, StateLayout, TrainState
 
@@ -45,8 +43,7 @@ class TrainStep:
 
         `memory_format` is the images' as they enter the network.
         """
-        with torch.device("meta"):  # a skeleton: the weights come from the state
-            self.model = SSD300(config)
+        self.model = skeleton(config)  # the weights come from the state
         self.layout = StateLayout.of(self.model)
         self.model.trunk.freeze(recipe.freeze)
         frozen = [f"trunk.{name}" for name in STAGES[recipe.freeze]]
@@ -166,8 +163,7 @@ class Predict:
     def __init__(
         self, config: ModelConfig, *, amp: Amp = "off", memory_format: torch.memory_format = torch.contiguous_format
     ) -> None:
-        with torch.device("meta"):
-            self.model = SSD300(config).eval()
+        self.model = skeleton(config).eval()
         self.layout = StateLayout.of(self.model)
         self.amp_dtype, self.memory_format = AMP_DTYPES.get(amp), memory_format
 

@@ -7,8 +7,6 @@ So a capture assumes a CANN at least as new as the torch_npu.
 
 # An FX graph is what torch.compile traced; a GE graph is what torchair makes of it for Ascend's graph engine.
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -85,21 +83,16 @@ Runner = Callable[[CapturedGraph, Sequence[Tensor]], Nest]
 """Computes a graph's outputs from its flat inputs, in place of an NPU."""
 
 
-def run_fx(graph: CapturedGraph, inputs: Sequence[Tensor]) -> Nest:
-    """The Runner that runs the FX graph itself."""
-    return graph.module(*inputs)
-
-
 def capture(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     socs: Sequence[Soc] = ("a2",),
-    runner: Runner = run_fx,
+    runner: Runner | None = None,
 ) -> tuple[list[CapturedGraph], list[str]]:
     """Compile and call `function(*args)`; its graphs, and the reasons of its graph breaks.
 
     It is traced once and lowered for each of `socs`. Fake tensors as arguments cost no memory; with real
-    ones the call has its effects, as computed by `runner`.
+    ones the call has its effects, as computed by `runner`, by default the FX graph.
 
     Raises:
         InputError: torchair does not load, see stand_in.load_stand_in.
@@ -123,13 +116,10 @@ def capture(
 
 
 @contextmanager
-def _torchair_without_device(socs: Sequence[Soc], runner: Runner) -> Iterator[list[CapturedGraph]]:
+def _torchair_without_device(socs: Sequence[Soc], runner: Runner | None) -> Iterator[list[CapturedGraph]]:
     """Make torchair append its graphs to the yielded list instead of compiling them for a device."""
     from torchair import npu_fx_compiler  # pyright: ignore[reportMissingImports]
-    from torchair._ge_concrete_graph import (  # pyright: ignore[reportMissingImports]
-        compat_ir,
-        fx2ge_converter,
-    )
+    from torchair._ge_concrete_graph import compat_ir, fx2ge_converter  # pyright: ignore[reportMissingImports]
 
     make_concrete = npu_fx_compiler._NpuFxCompiler._gen_compiled_gm
     convert = fx2ge_converter.GeConcreteGraph.parse_node
@@ -144,7 +134,7 @@ def _torchair_without_device(socs: Sequence[Soc], runner: Runner) -> Iterator[li
             with patch("torch_npu.npu.get_device_name", return_value=SOC_NAMES[soc]):
                 current.concrete = make_concrete(compiler, module, inputs, observer)
         graphs.append(graph)
-        return lambda *inputs: runner(graph, inputs)
+        return lambda *inputs: runner(graph, inputs) if runner else module(*inputs)
 
     def note(concrete: Torchair, target: object, args: Nest, kwargs: Nest, meta: Nest) -> Torchair:
         return _convert(lambda: convert(concrete, target, args, kwargs, meta), concrete, meta, current)
@@ -179,9 +169,7 @@ def _convert(convert: Callable[[], Torchair], concrete: Torchair, meta_outputs: 
 def _placeholder(name: str, meta_outputs: Nest) -> Torchair:
     """A node without inputs in place of an operation torchair cannot lower, so that the others are tried."""
     from torchair._ge_concrete_graph.compat_ir import ge_op  # pyright: ignore[reportMissingImports]
-    from torchair._ge_concrete_graph.fx2ge_converter import (  # pyright: ignore[reportMissingImports]
-        set_ge_outputs,
-    )
+    from torchair._ge_concrete_graph.fx2ge_converter import set_ge_outputs  # pyright: ignore[reportMissingImports]
 
     if isinstance(meta_outputs, Tensor):
         result = ge_op(name, inputs=None, outputs=["y"])

@@ -8,8 +8,6 @@ computed in float32, whatever their type, and rounded once.
 
 # N images, C channels, H and W rows and columns
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Lowers the training step and the inference graph for an Ascend NPU that need not be there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A node of a captured GE graph: its attributes, and the types that GE gives names and numbers."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each function is written from its operator's definition (torchair's `REG_OP` dec
 operators), not from the aten operation it came from. Convolutions, batch normalisation and pooling are in layers.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -70,11 +68,6 @@ def _log(node: Node, x: Tensor) -> Tensor:
     return natural if base == -1.0 else natural / np.log(base)
 
 
-def _log_softmax(node: Node, logits: Tensor) -> Tensor:
-    (dim,) = node.integers("axes", [-1])
-    return logits.log_softmax(dim)
-
-
 def _log_softmax_grad(node: Node, grad: Tensor, x: Tensor) -> Tensor:
     """`x` is the log-softmax, not the logits."""
     return grad - x.exp() * grad.sum(node.integers("axis", [-1]), keepdim=True)
@@ -111,11 +104,8 @@ def _select(node: Node, condition: Tensor, then: Tensor, otherwise: Tensor) -> T
 
 
 def _sort(node: Node, x: Tensor) -> Result:
-    values, indices = x.sort(
-        dim=node.integer("axis", -1),
-        descending=node.boolean("descending", False),
-        stable=node.boolean("stable", False),
-    )
+    descending, stable = node.boolean("descending", False), node.boolean("stable", False)
+    values, indices = x.sort(dim=node.integer("axis", -1), descending=descending, stable=stable)
     return values, indices.to(DTYPES[node.integer("y2_dtype", 3)])
 
 
@@ -179,7 +169,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Less": _binary(torch.lt),
     "Log": _log,
     "LogSoftmaxGrad": _log_softmax_grad,
-    "LogSoftmaxV2": _log_softmax,
+    "LogSoftmaxV2": lambda node, logits: logits.log_softmax(*node.integers("axes", [-1])),
     "LogicalNot": _unary(torch.logical_not),
     "Maximum": _binary(torch.maximum),
     "Minimum": _binary(torch.minimum),

@@ -5,8 +5,6 @@ each operator means (operators.py, layers.py), not how a device computes it: rou
 are the CPU's.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from ssd_graph.npu.capture import CapturedGraph, Runner, Soc
 from ssd_graph.npu.layers import LAYERS
-from ssd_graph.npu.node import AllReduce, Node, Result, UnknownOperator
+from ssd_graph.npu.node import AllReduce, Node, UnknownOperator
 from ssd_graph.npu.operators import OPERATORS
 
 KNOWN = {**OPERATORS, **LAYERS}
@@ -63,30 +61,18 @@ def replay_outputs(graph: Any, inputs: Sequence[Tensor], soc: Soc, all_reduce: A
         if operation.type == "NetOutput":
             return [_output(argument, source).clone() for argument, source in zip(arguments, sources, strict=True)]
         node = Node(operation, soc, all_reduce)
-        results = _execute(node, arguments, inputs)
+        if operation.type not in ("Data", *KNOWN):
+            raise UnknownOperator(f"replay does not know {node}")
+        results = inputs[node.integer("index")] if operation.type == "Data" else KNOWN[operation.type](node, *arguments)
         for i, result in enumerate(results if isinstance(results, tuple) else (results,)):
             values[f"{operation.name}:{i}"] = result
-        _forget(values, uses_left, sources)
+        uses_left.subtract(sources)
+        for source in sources:  # or a step would hold several times its memory
+            if uses_left[source] == 0:
+                values.pop(source, None)
     raise UnknownOperator("the graph has no NetOutput")
-
-
-def _execute(node: Node, arguments: Sequence[Tensor | None], graph_inputs: Sequence[Tensor]) -> Result:
-    kind = node.definition.type
-    if kind == "Data":
-        return graph_inputs[node.integer("index")]
-    if kind not in KNOWN:
-        raise UnknownOperator(f"replay does not know {node}")
-    return KNOWN[kind](node, *arguments)
 
 
 def _output(value: Tensor | None, name: str) -> Tensor:
     assert value is not None, f"{name} has no value"
     return value
-
-
-def _forget(values: dict[str, Tensor | None], uses_left: Counter[str], sources: Sequence[str]) -> None:
-    """Drop the values that nobody uses any more, or a step would hold several times its memory."""
-    uses_left.subtract(sources)
-    for source in sources:
-        if uses_left[source] == 0:
-            values.pop(source, None)

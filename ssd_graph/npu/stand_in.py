@@ -10,8 +10,6 @@ other call that would have to answer something answers 0. Loading it also change
 (torchair replaces some meta functions and decompositions), so commands that lower do nothing else.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """What a captured graph holds: operations, parameters, bytes, floating-point operations, collectives."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +15,7 @@ from torch.utils import _pytree as pytree
 from ssd_graph.compilers.tracing import flops
 from ssd_graph.files import write_whole
 from ssd_graph.npu.capture import SOC_NAMES, CapturedGraph, Collective, Soc, UnsupportedOp, num_bytes
-from ssd_graph.npu.engine.bound import Bound, bound
+from ssd_graph.npu.engine.bound import MATRIX_FLOPS, Bound, bound
 from ssd_graph.npu.engine.check import VERDICTS, Finding, Verdict, check
 from ssd_graph.npu.engine.facts import Facts
 from ssd_graph.npu.engine.formats import Conversion, propagate
@@ -62,7 +60,7 @@ class Lowering:
     @staticmethod
     def of(
         graphs: Sequence[CapturedGraph], breaks: Sequence[str], soc: Soc, weights: Tensor | None, facts: Facts
-    ) -> Lowering:
+    ) -> "Lowering":
         """Count what is in `graphs`; `weights` is the tensor that counts as parameters."""
         lowered = [graph.ge[soc] for graph in graphs]
         operations = [operation for ge in lowered for operation in ge.concrete.graph.op]
@@ -89,11 +87,6 @@ class Lowering:
         )
 
     @property
-    def num_graphs(self) -> int:
-        """Graphs that torchair compiles."""
-        return len(self.graphs)
-
-    @property
     def compute_ops(self) -> int:
         """GE nodes that are not of NOT_COMPUTE."""
         return sum(count for kind, count in self.ge_ops.items() if kind not in NOT_COMPUTE)
@@ -101,7 +94,7 @@ class Lowering:
     @property
     def lowers(self) -> bool:
         """Whether everything lowers, to one graph."""
-        return self.num_graphs == 1 and not self.unsupported and not self.graph_breaks
+        return len(self.graphs) == 1 and not self.unsupported and not self.graph_breaks
 
     def found(self, verdict: Verdict) -> Counter[Finding]:
         """The findings of one kind."""
@@ -124,7 +117,7 @@ class Lowering:
         """The numbers, as JSON takes them."""
         return {
             "lowers": self.lowers,
-            "graphs": self.num_graphs,
+            "graphs": len(self.graphs),
             "graph_breaks": list(self.graph_breaks),
             "unsupported": [op._asdict() for op in self.unsupported],
             "fx_nodes": self.num_fx_nodes,
@@ -151,7 +144,7 @@ class Lowering:
         versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "torch_npu"))
         rows = [
             ("lowered for", f"{SOC_NAMES[self.soc]} by {versions}; nothing ran on an NPU"),
-            ("graphs", str(self.num_graphs)),
+            ("graphs", str(len(self.graphs))),
             *(("graph break", reason) for reason in self.graph_breaks),
             ("unsupported", str(len(self.unsupported))),
             *(("", f"{op.op} at {op.source}: {op.reason}") for op in self.unsupported),
@@ -185,8 +178,9 @@ class Lowering:
             shown = lines if every else []
             yield from ((f"{line['count']:6,}", f"{_megabytes(line['bytes'])} at {line['source']}") for line in shown)
         if self.bound:
-            total, matrices = (1e3 * s for s in (self.bound.total_seconds, self.bound.seconds_of_matrices))
-            text = f"{total:.1f} ms: {_megabytes(self.bound.total_bytes)} moved, {matrices:.1f} ms of multiplications"
+            moved, matrices = sum(self.bound.num_bytes.values()), 1e3 * self.bound.flops / MATRIX_FLOPS
+            total = f"{1e3 * self.bound.total_seconds:.1f} ms: {_megabytes(moved)} moved"
+            text = f"{total}, {matrices:.1f} ms of multiplications"
             yield "bound", f"{text}; computed, not measured"
 
     def _conversions(self) -> list[dict[str, Any]]:

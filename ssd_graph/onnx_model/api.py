@@ -2,8 +2,6 @@
 
 # D detections of an image
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ class Detections:
         keys = ("category", "category_id", "score", "box_xyxy")
         return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def shown(self, shown_from: ShownFrom) -> Detections:
+    def shown(self, shown_from: ShownFrom) -> "Detections":
         """Those with a score that is shown."""
         kept = shown_from.shows(self.scores, self.labels)
         names = [name for name, keep in zip(self.names, kept, strict=True) if keep]

@@ -2,8 +2,6 @@
 
 # N images, D detections an image, A default boxes, C classes
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict

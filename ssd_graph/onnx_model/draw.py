@@ -2,8 +2,6 @@
 
 # D detections
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress

@@ -2,8 +2,6 @@
 
 # N images
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import time
@@ -71,7 +69,7 @@ class RunSettings:
         if self.precision is not None:
             require_one_of(PRECISIONS, "precision", self.precision)
 
-    def reproducible(self) -> RunSettings:
+    def reproducible(self) -> "RunSettings":
         """The same on the CPU with one thread and every optimisation; docs/evaluation.md says what others changed.
 
         Raises:

@@ -10,8 +10,6 @@ float32 [N, 3, 300, 300], normalised; outputs `ploc` [N, 4, A] and `plabel` [N, 
 
 # N images, M sample images, A default boxes, C classes
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

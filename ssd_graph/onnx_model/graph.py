@@ -1,7 +1,5 @@
 """Changes to an exported graph: traces removed, an older opset declared, the network halved, outputs tapped."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper

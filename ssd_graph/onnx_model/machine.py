@@ -1,7 +1,5 @@
 """What a figure was measured with: processor and versions."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable
 from contextlib import suppress

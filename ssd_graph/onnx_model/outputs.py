@@ -2,8 +2,6 @@
 
 # N images, A default boxes, C classes
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter

@@ -1,7 +1,5 @@
 """Detections of an exported model on any images: pictures and one JSON file; torch is not needed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

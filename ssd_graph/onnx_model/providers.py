@@ -1,7 +1,5 @@
 """onnxruntime sessions on a chosen execution provider, with no silent step down to the CPU."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

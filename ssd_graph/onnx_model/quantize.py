@@ -1,7 +1,5 @@
 """Static 8-bit quantisation of an exported network by onnxruntime's own quantiser (QDQ form)."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterable

@@ -2,8 +2,6 @@
 
 # N images, A default boxes, C classes, K classes with a candidate, T candidates a class, D detections an image
 
-from __future__ import annotations
-
 import numpy as np
 
 from ssd_graph.boxes import area, cxcywh_to_xyxy

@@ -2,8 +2,6 @@
 
 # R detections
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 
 # D detections
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -38,7 +36,7 @@ class ShownFrom:
                 raise InputError(f"score {score!r}: give 0 to 1")
 
     @staticmethod
-    def of(metadata: Mapping[str, str]) -> ShownFrom | None:
+    def of(metadata: Mapping[str, str]) -> "ShownFrom | None":
         """What a model's metadata say, if an evaluation wrote it.
 
         Raises:

@@ -2,8 +2,6 @@
 
 # N images, A default boxes, C classes
 
-from __future__ import annotations
-
 import logging
 import warnings
 from typing import Any

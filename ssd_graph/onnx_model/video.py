@@ -1,7 +1,5 @@
 """Detections of an exported model on a video: a video with boxes, and a JSON line a frame; torch is not needed."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Generator

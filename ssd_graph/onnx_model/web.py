@@ -3,8 +3,6 @@
 The page is the folder `web_page`, to which `model.onnx` is added, and `model.json` with what the page must know of it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -145,7 +143,5 @@ def _source(name: str, copied: dict[str, bytes]) -> dict[str, str]:
         return {"url": CDN + name, "integrity": RUNTIME_FILES[name]}
     digest = hashlib.sha384(copied[name])
     # With the query, a browser that has seen an older file of this name does not take it from its cache.
-    return {
-        "url": f"{name}?{digest.hexdigest()[:12]}",
-        "integrity": f"sha384-{base64.b64encode(digest.digest()).decode()}",
-    }
+    integrity = f"sha384-{base64.b64encode(digest.digest()).decode()}"
+    return {"url": f"{name}?{digest.hexdigest()[:12]}", "integrity": integrity}

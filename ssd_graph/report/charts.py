@@ -5,8 +5,6 @@ Colours and dashes are those of style.css, so charts follow the reader's light o
 
 # P points
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 
 # K classes; row and column K of a matrix [K + 1, K + 1] are "nothing"
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Sequence

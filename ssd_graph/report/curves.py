@@ -2,8 +2,6 @@
 
 # T = 10 IoU thresholds, K categories by id
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

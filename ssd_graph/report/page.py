@@ -2,8 +2,6 @@
 
 # K categories by id
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

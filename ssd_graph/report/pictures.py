@@ -2,8 +2,6 @@
 
 # N images
 
-from __future__ import annotations
-
 import base64
 import html
 import io

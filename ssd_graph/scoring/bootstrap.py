@@ -7,8 +7,6 @@ detections drawn so far: two cumulative sums of how often their images were draw
 
 # B resamples, I images, D detections of a category by descending score, T IoU thresholds, K categories by id
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -7,8 +7,6 @@ images alone: another training run with another seed varies as well.
 
 # B resamples, T = 10 IoU thresholds, K categories by id
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

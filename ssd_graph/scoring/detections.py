@@ -2,8 +2,6 @@
 
 # N images, D detections an image, R detections of all images
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """detections.json: COCO's result format with every digit, and the hash that a score is compared by."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

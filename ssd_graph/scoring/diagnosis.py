@@ -2,8 +2,6 @@
 
 # R detections, G objects of the scored images, I scored images, K categories by id, S score thresholds
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

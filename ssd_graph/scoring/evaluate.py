@@ -2,8 +2,6 @@
 
 # G objects, T IoU thresholds, K categories by id
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Callable
@@ -51,7 +49,7 @@ class Objects(NamedTuple):
     """bool [G]."""
 
     @staticmethod
-    def of(columns: Columns) -> Objects:
+    def of(columns: Columns) -> "Objects":
         """The objects of an annotation file."""
         finite = (np.abs(columns.xywh) <= np.finfo(np.float32).max).all(1)
         owners, categories = columns.owners[finite], columns.owner_categories[finite]
@@ -108,7 +106,7 @@ class CocoScorer:
             InputError: a detection is on an image that the ground truth does not have.
         """
         known = self._categories(rows.category_ids) > 0  # others find nothing, and hotcoco warns of them
-        with _quiet():
+        with contextlib.redirect_stdout(io.StringIO()):  # scorers print what they do
             evaluation = self._evaluation(self._scorer, DetectionRows(*(column[known] for column in rows)), image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -125,7 +123,7 @@ class CocoScorer:
         Raises:
             InputError: as `score`.
         """
-        with _quiet():
+        with contextlib.redirect_stdout(io.StringIO()):
             evaluation = self._evaluation("pycocotools", rows, image_ids)
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.evaluate()
@@ -171,11 +169,6 @@ def _indexed(coco: Callable[[], Any], dataset: dict[str, Any]) -> Any:
     result.dataset = dataset
     result.createIndex()
     return result
-
-
-def _quiet() -> contextlib.AbstractContextManager[object]:
-    """Scorers print what they do."""
-    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _table(stats: dict[str, float]) -> str:

@@ -2,8 +2,6 @@
 
 # R detections, G objects of the scored images, I scored images, P pairs of a detection and an object
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -2,8 +2,6 @@
 
 # N images, D detections an image, A default boxes, K categories
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The packages that compute COCO's numbers; tests/scoring/test_evaluate.py holds them to the same bits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.util import find_spec
 from pkgutil import resolve_name

@@ -1,7 +1,5 @@
 """summary.json, what an evaluation leaves for later ones: written, and read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -2,8 +2,6 @@
 
 # R detections, K categories by id
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

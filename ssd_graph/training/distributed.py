@@ -1,7 +1,5 @@
 """Several processes: their process group, their devices, and what they tell each other outside the graph."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

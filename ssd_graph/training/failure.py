@@ -5,8 +5,6 @@ the process group, which is a collective too (NCCL, HCCL). So the first rank to 
 says why, and ends at once; the others look into the store now and then.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

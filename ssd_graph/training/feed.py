@@ -1,7 +1,5 @@
 """Batches on their way to the device: pinned memory, an asynchronous copy, one batch ahead of the step."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import closing
 

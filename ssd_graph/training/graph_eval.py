@@ -1,7 +1,5 @@
 """Score a checkpoint on its device with the graph that validation uses, sharded over processes."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from ssd_graph.config import Amp, EmptyImages
 from ssd_graph.data.coco import DEFAULT_ROOT, load_split
 from ssd_graph.data.shapes import data_root
 from ssd_graph.files import require_writable
+from ssd_graph.graph.model import skeleton
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.evaluate import CocoScorer, CocoScores
 from ssd_graph.scoring.matching import match
@@ -90,7 +89,7 @@ def evaluate_graph(options: GraphEvalOptions) -> CocoScores | None:
             memory_format=kind.memory_format,
         )
         begin = time.perf_counter()
-        rows = validator.detect(checkpoint.state(StateLayout.of_config(checkpoint.model), device))
+        rows = validator.detect(checkpoint.state(StateLayout.of(skeleton(checkpoint.model)), device))
         if not world.is_main:
             return None
         if not np.isfinite(rows.boxes_xywh).all():

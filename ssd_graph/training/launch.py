@@ -1,7 +1,5 @@
 """Starts a command in as many processes as it has devices, and again when one of them dies."""
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os
@@ -63,7 +61,7 @@ def _torchrun() -> str:
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {agent}"
 
 
-def _cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+def _cause(failures: Mapping[int, "ProcessFailure"]) -> tuple[int, "ProcessFailure"]:
     """The rank that failed first, and how: a killed one before those whose collective with it broke off."""
     rank = min(failures, key=lambda rank: failures[rank].timestamp)
     killed = [r for r, failure in failures.items() if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]

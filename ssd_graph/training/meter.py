@@ -1,7 +1,5 @@
 """Mean losses and speed of a run; the losses stay on the device until somebody looks."""
 
-from __future__ import annotations
-
 import time
 from statistics import mean, median
 from typing import NamedTuple

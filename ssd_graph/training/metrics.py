@@ -1,7 +1,5 @@
 """What a run says: one console line now and then, and one JSON object a line in metrics.jsonl."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

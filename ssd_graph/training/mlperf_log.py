@@ -3,8 +3,6 @@
 Each line is one `json.dumps`, so training does without the package `mlperf-logging`; only the tests need it.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

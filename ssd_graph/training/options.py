@@ -1,7 +1,5 @@
 """A training run as its user asks for it, and what of it decides the run's bits."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

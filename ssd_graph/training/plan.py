@@ -3,8 +3,6 @@
 Every process makes the same plan, before anything is computed or written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,10 +201,8 @@ class RunPlan:
                 f"the checkpoint to resume has preset {resumed.model.preset} or other categories; use --checkpoint to "
                 "begin a new run with its weights"
             )
-        for split, fingerprint in (
-            (self.train_split, before.train_fingerprint),
-            (self.val_split, before.val_fingerprint),
-        ):
+        fingerprints = ((self.train_split, before.train_fingerprint), (self.val_split, before.val_fingerprint))
+        for split, fingerprint in fingerprints:
             if fingerprint not in (None, split.fingerprint):
                 why = f"{split.annotation_file} has changed since the checkpoint was written"
                 if self.options.empty_images != before.options.empty_images:

@@ -3,19 +3,16 @@
 All processes keep records in the same places of the loop; those of rank 0 speak and are on disk.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import torch
 
 from ssd_graph.checkpoints.checkpoint import save_checkpoint
 from ssd_graph.cores import has_bf16
 from ssd_graph.files import locked_folder
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import skeleton
 from ssd_graph.graph.state import StateLayout, TrainState
 from ssd_graph.graph.step import Metrics
 from ssd_graph.scoring.evaluate import CocoScorer
@@ -32,7 +29,7 @@ _MANY_BOXES = 256
 
 
 @contextmanager
-def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Iterator[RunRecords]:
+def open_records(plan: RunPlan, validator: Validator, clock_start: float) -> Iterator["RunRecords"]:
     """The records of a run, in a folder that no other run can write to meanwhile.
 
     Args:
@@ -60,8 +57,7 @@ class RunRecords:
         self._plan, options = plan, plan.options
         self.folder = RunFolder(options.out, options.keep)
         scorer = CocoScorer(validator.split.annotation_file) if plan.world.is_main else None
-        with torch.device("meta"):
-            parameters = [name for name, _ in SSD300(plan.model).named_parameters()]
+        parameters = [name for name, _ in skeleton(plan.model).named_parameters()]
         self.mlperf = MLPerfLog(
             options.mlperf_log if plan.world.is_main else None,
             plan.schedule,

@@ -1,7 +1,5 @@
 """A run's checkpoints: the newest few as `step-N.pth`, with `last.pth` and `best.pth` as links to two of them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a checkpoint says of the run that wrote it, and how a run that goes on from it differs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -33,7 +31,7 @@ class SavedRun:
     """None in a checkpoint of a version that did not count them: `global_batch` in every step, then."""
 
     @staticmethod
-    def of(checkpoint: Checkpoint) -> SavedRun:
+    def of(checkpoint: Checkpoint) -> "SavedRun":
         """The run that wrote `checkpoint`.
 
         Raises:

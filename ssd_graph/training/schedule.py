@@ -1,7 +1,5 @@
 """Learning rate as a pure function of the step, so that a resumed run needs no saved schedule."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import ceil
 

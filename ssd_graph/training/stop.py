@@ -1,7 +1,5 @@
 """SIGTERM and Ctrl-C as requests: the loop saves and ends where it can be resumed exactly."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import threading

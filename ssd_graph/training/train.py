@@ -1,7 +1,5 @@
 """The training loop: host work only, and no wait for the device between two console lines."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Validation during a run: detections on all processes, scores and records by rank 0."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -11,7 +11,7 @@ import torch
 from ssd_graph.checkpoints.checkpoint import load_checkpoint, load_trunk, save_checkpoint
 from ssd_graph.config import ModelConfig, model_config
 from ssd_graph.data.coco import Categories
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import SSD300, skeleton
 from ssd_graph.graph.state import StateLayout
 from tests.conftest import refusal
 
@@ -170,7 +170,7 @@ def test_entries_that_make_no_checkpoint_are_refused(tmp_path, change, words):
 def test_parameters_that_want_gradients_make_a_state_that_does_not(tmp_path):
     value = torch.nn.Parameter(torch.ones(16))
     checkpoint = load_checkpoint(edited(tmp_path / "a.pth", put("model", NAME, value=value)))
-    state = checkpoint.state(StateLayout.of_config(CONFIG), torch.device("cpu"))
+    state = checkpoint.state(StateLayout.of(skeleton(CONFIG)), torch.device("cpu"))
     assert not state.parameters.requires_grad
 
 

@@ -9,7 +9,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import model_config
 from ssd_graph.data.coco import Categories, load_split
 from ssd_graph.data.coco80 import COCO80
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import SSD300, skeleton
 from ssd_graph.graph.state import StateLayout
 from tests.checkpoints.test_published import Malicious, network, require_equal, saved
 from tests.conftest import train_tiny
@@ -106,7 +106,7 @@ def test_a_published_file_is_scored_as_it_is(trained, asc_file, tiny_coco, tmp_p
     export_published(trained / "last.pth", tmp_path / "a.pt", "asc")
     ours, theirs = load_checkpoint(trained / "last.pth"), load_scorable(tmp_path / "a.pt", str(tiny_coco))
     assert (theirs.model, theirs.categories) == (ours.model, ours.categories)
-    layout, device = StateLayout.of_config(ours.model), torch.device("cpu")
+    layout, device = StateLayout.of(skeleton(ours.model)), torch.device("cpu")
     assert torch.equal(theirs.state(layout, device).parameters, ours.state(layout, device).parameters)
     assert load_scorable(asc_file, str(tiny_coco)).categories == COCO80
 

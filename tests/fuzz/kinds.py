@@ -19,7 +19,7 @@ from ssd_graph.config import AugmentConfig
 from ssd_graph.data.coco import load_split
 from ssd_graph.data.decode import decode, preprocess
 from ssd_graph.data.loader import Loader
-from ssd_graph.graph.model import SSD300
+from ssd_graph.graph.model import SSD300, skeleton
 from ssd_graph.graph.state import StateLayout
 from ssd_graph.scoring.detections_file import detections_json, load_detections
 from ssd_graph.scoring.evaluate import CocoScorer
@@ -134,7 +134,7 @@ def score_detections(sound):
 def use_checkpoint(sound):
     checkpoint = load_checkpoint(Path("input.pth"))
     SSD300(checkpoint.model).load_state_dict(checkpoint.weights)
-    checkpoint.state(StateLayout.of_config(checkpoint.model), "cpu")
+    checkpoint.state(StateLayout.of(skeleton(checkpoint.model)), "cpu")
 
 
 def write_run(rng, sound):

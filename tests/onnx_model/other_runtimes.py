@@ -6,8 +6,6 @@ runs where RUNTIME is installed, and does not import torch itself. Compared are 
 with those of the installed onnxruntime, or of another one whose `--save` wrote them to the file of `--expected`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import time

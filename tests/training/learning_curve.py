@@ -7,8 +7,6 @@
 COCO is a folder with few images. Both learn its training images by heart, unchanged, and are scored on them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -5,8 +5,6 @@ Nothing is assumed of the entries: they come from a user's file and may be anyth
 
 # B boxes
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -244,9 +242,5 @@ def _read(entry: Any, kind: type[_E]) -> _E | None:
     """An entry as coco_file reads it; None if it refuses."""
     try:
         return msgspec.convert(entry, kind, strict=False)
-    except (
-        msgspec.ValidationError,
-        OverflowError,
-        UnicodeEncodeError,
-    ):  # the last: half a surrogate pair, for a number
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):  # the last: half a surrogate pair for a number
         return None

@@ -1,7 +1,5 @@
 """Find what is wrong with a COCO folder before training meets it, and write its annotations without all that."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

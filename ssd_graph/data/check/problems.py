@@ -1,7 +1,5 @@
 """What can be wrong with a COCO folder: the kinds of problems, and a collection of findings."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What folder.py found, as text for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ssd_graph.data.check import problems as p

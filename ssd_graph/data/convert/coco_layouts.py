@@ -1,7 +1,5 @@
 """COCO's annotation files in other layouts: Roboflow's export, and files and folders of whatever names."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which layout a folder has."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What every layout is read into: pictures and their objects; and how these are held against the image files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Pascal VOC's layout: an XML file for each image, in `Annotations/` or beside the images, and lists of splits."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

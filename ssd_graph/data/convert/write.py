@@ -1,7 +1,5 @@
 """A data set that is written as a COCO folder, and the split that it lacks."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

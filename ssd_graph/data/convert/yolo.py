@@ -1,7 +1,5 @@
 """YOLO's layout: a data.yaml, obj.data or list of classes, images, and a text file of relative boxes for each image."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator

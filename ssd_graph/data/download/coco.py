@@ -4,8 +4,6 @@ A run that is interrupted, at whatever moment, is continued by running it again.
 download that goes on; the folder `train2017`, `val2017` or `annotations` appears only when it is whole.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import urllib.parse

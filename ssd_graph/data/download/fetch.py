@@ -1,7 +1,5 @@
 """Bring a file from an HTTP server, going on where an earlier attempt or run was cut off."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import re
@@ -48,12 +46,12 @@ def fetch(url: str, part: Path, size: int, waits: Sequence[float] = RETRY_WAITS)
             time.sleep(wait)
 
 
-def byte_bar(name: str, size: int, have: int = 0) -> tqdm[Any]:
+def byte_bar(name: str, size: int, have: int = 0) -> "tqdm[Any]":
     """A progress bar over bytes, which only a terminal shows."""
     return tqdm(desc=name, total=size, initial=have, unit="B", unit_scale=True, leave=False, disable=None)
 
 
-def _receive(url: str, file: IO[bytes], size: int, bar: tqdm[Any]) -> str:
+def _receive(url: str, file: IO[bytes], size: int, bar: "tqdm[Any]") -> str:
     """Append what one request brings, no more than to `size`, and return why it brought no more."""
     have = file.tell()
     headers = {"User-Agent": f"ssd_graph/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})

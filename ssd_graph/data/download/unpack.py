@@ -1,7 +1,5 @@
 """Unpack a zip file that nobody vouches for: into its own folder, within a limit, whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

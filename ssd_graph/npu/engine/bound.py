@@ -1,7 +1,5 @@
 """How fast a graph could be on an Atlas A2 at best: a bound, and no measurement."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -35,16 +33,6 @@ class Bound:
     def total_seconds(self) -> float:
         """Of all kernels."""
         return sum(self.seconds.values())
-
-    @property
-    def total_bytes(self) -> int:
-        """Of all kernels."""
-        return sum(self.num_bytes.values())
-
-    @property
-    def seconds_of_matrices(self) -> float:
-        """Of the convolutions' multiplications alone."""
-        return self.flops / MATRIX_FLOPS
 
 
 def bound(graph: TypedGraph, formats: Formats) -> Bound | None:

@@ -1,7 +1,5 @@
 """Reads the kernel tables of an installed CANN in place of the published ones: what this very toolkit would do."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Holds a GE graph against facts: what the engine would refuse, cast, rewrite, or run on the AI CPU."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

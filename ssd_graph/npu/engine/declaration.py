@@ -1,7 +1,5 @@
 """What of a node contradicts the declaration of its operator: attributes, inputs, outputs; shapes are in shapes.py."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 

@@ -4,8 +4,6 @@ The file names its sources: declarations and kernel tables of CANN 8.1, newer ta
 kernel definitions of CANN 9.1, the engine's rules. It holds facts only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal

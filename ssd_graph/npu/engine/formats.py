@@ -4,8 +4,6 @@ NC1HWC0 cuts channels into blocks of 32 bytes (C0 numbers), the last of which is
 FRACTAL_Z are cut in the same way, by 16 outputs. A conversion (TransData) reads a tensor once and writes it once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A GE graph with the types that the engine infers: torchair describes most intermediate results as float32."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What of a node contradicts the shapes that torchair describes: axes, groups, windows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

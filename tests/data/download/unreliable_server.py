@@ -1,7 +1,5 @@
 """A real HTTP server on this machine that misbehaves to order."""
 
-from __future__ import annotations
-
 import re
 import socket
 import struct
