@@ -48,6 +48,17 @@ def test_the_largest_entries_come_first():
     }
 
 
+@pytest.mark.parametrize("num_classes", [30, 80, 365, 1203])
+def test_of_many_classes_those_are_named_that_have_room(num_classes):
+    """No two names come nearer than the height of a letter, nor to what is behind them, which has its name."""
+    text = confusion(np.diag([*[9] * num_classes, 0]), [str(k) for k in range(num_classes)])
+    letter = float(re.search(r"font-size:([\d.]+)px", text)[1])
+    rows = [float(y) for y in re.findall(r'<text x="-.6" y="([\d.]+)"', text)]
+    assert min(np.diff(rows)) >= 0.99 * letter
+    assert rows[-1] > num_classes
+    assert letter * int(re.search(r"--width:(\d+)px", text)[1]) / (num_classes + 1) > 5  # pixels
+
+
 @pytest.mark.parametrize("num_classes", [MAX_TABLE_CLASSES + 1, 80])
 def test_many_classes_are_a_heat_map_that_says_every_count(num_classes):
     rng = np.random.default_rng(0)

@@ -65,6 +65,13 @@ def test_a_box_that_should_have_been_suppressed_is_noticed(case):
     assert judge(case, duplicate) == float("inf")
 
 
+def test_a_box_that_is_no_number_is_not_passed_over(case):
+    def spoil(num, boxes, scores, labels):
+        boxes[0, np.flatnonzero(labels[0] == IDS[0])[0]] = np.nan
+
+    assert not judge(case, spoil) <= 1e9
+
+
 def random_detections(seed=0):
     """Outputs of a model for two images with 5 and 3 of 6 possible detections, best first."""
     rng = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from ssd_graph.cli import InputError
 from ssd_graph.config import RECIPES
 from ssd_graph.files import locked_folder
 from ssd_graph.scoring.evaluate import STAT_NAMES
+from ssd_graph.training.distributed import World
 from ssd_graph.training.metrics import read_records
 from ssd_graph.training.validate import Validations
 from tests.conftest import edit_annotations, train_tiny
@@ -54,6 +55,13 @@ def test_another_seed_gives_another_run(trained, tiny_coco, tmp_path):
     train_tiny(tiny_coco, tmp_path, max_steps=2, seed=2)
     first = [read_records(folder / "metrics.jsonl", "train")[0]["loss"] for folder in (trained, tmp_path)]
     assert first[0] != first[1]
+
+
+def test_processes_that_find_another_checkpoint_or_other_data_do_not_begin(tiny_coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "gather", lambda world, value: [value, (value[0], ("other", "data"))])
+    with pytest.raises(InputError, match="the processes do not find the same checkpoint and data"):
+        train_tiny(tiny_coco, tmp_path, max_steps=1)
+    assert not list(tmp_path.glob("*.pth"))
 
 
 def test_resuming_with_other_empty_images_names_the_flag(trained, tiny_coco, tmp_path):
