@@ -1,5 +1,7 @@
 """Changes to an exported graph: traces removed, an older opset declared, the network halved, outputs tapped."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -83,8 +85,8 @@ def halve(model: onnx.ModelProto) -> None:
         graph.node.insert(offset, cast)
 
 
-def tapped(model: onnx.ModelProto, names: tuple[str, str]) -> onnx.ModelProto:
-    """A copy whose outputs are only the values `names`."""
+def tapped(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """A copy whose outputs are only the values `names`, of float32."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]

@@ -129,10 +129,40 @@ def test_quantising_again_gives_the_same_bytes_and_leaves_the_model_alone(model,
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_a_range_is_the_mean_over_the_images_whatever_their_order(model, int8):
+def test_ranges_are_the_same_whatever_the_order_of_the_images(model, int8):
     other = quantise(model, [image[None] for image in IMAGES[::-1]])
     for one, two in zip(int8.graph.initializer, other.graph.initializer, strict=True):
         np.testing.assert_allclose(numpy_helper.to_array(one), numpy_helper.to_array(two), rtol=1e-6, err_msg=one.name)
+
+
+def histograms(*scales):
+    """Of normal activations behind a ReLU, an image a scale."""
+    values = np.linspace(0, np.array(scales) * 5, 500, axis=1)
+    return np.exp(-((values / np.array(scales)[:, None]) ** 2) / 2), values
+
+
+def test_an_image_with_huge_activations_leaves_the_range_to_the_others():
+    low, usual = quantize._best_range(*histograms(1, 1.1, 1.2, 1.3, 1))
+    assert low == 0
+    assert quantize._best_range(*histograms(1, 1.1, 1.2, 1.3, 60))[1] < 1.3 * usual
+    assert quantize._best_range(*histograms(60, 60, 60, 60, 1))[1] > 40 * usual
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_range_of_one_image_has_the_least_squared_error(sign):
+    counts, values = histograms(1)
+    low, high = quantize._best_range(counts, sign * values)
+
+    def error(end):
+        levels = np.rint(np.minimum(values, end) * 255 / end) * end / 255
+        return (counts * (levels - values) ** 2).sum()
+
+    assert (low, high)[sign > 0] * (low, high)[sign < 0] == 0
+    assert error(max(high, -low)) < 1.02 * min(error(end) for end in np.linspace(1, 5, 100))
+
+
+def test_activations_that_are_all_zero_have_a_range():
+    assert quantize._best_range(np.ones((2, 9)), np.zeros((2, 9))) == (0, 0)
 
 
 def test_weights_have_a_scale_a_channel_and_seven_bits(int8):
