@@ -15,7 +15,9 @@ import torch
 from ssd_graph.checkpoints.checkpoint import load_checkpoint
 from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.detector import OnnxDetector
-from ssd_graph.onnx_model.export import ExportOptions, export_onnx, sample_images
+from ssd_graph.onnx_model.export import LEAST_SIGNAL_TO_NOISE, ExportOptions, export_onnx, sample_images
+from ssd_graph.onnx_model.export import _ratio as ratio
+from ssd_graph.onnx_model.export import _run as run
 from ssd_graph.onnx_model.raw import network_input
 from ssd_graph.onnx_model.translate import TorchDetector
 from tests import REPOSITORY
@@ -168,6 +170,25 @@ def test_no_form_overwrites_another(options, name):
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(checkpoint, tmp_path, options, words):
     with pytest.raises(InputError, match=words):
         export(checkpoint, tmp_path / "a.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_eight_bits_may_cut_off_what_is_huge_in_one_image_and_in_most_they_may_not():
+    outputs = np.random.default_rng(0).normal(size=(4, 99)) * [[90], [1], [1], [1]]
+    found = outputs * 0.95
+    found[0] *= 0.01
+    assert ratio(outputs, found, "fp16") < 1
+    assert ratio(outputs, found, "int8") > 15
+    found[1:3] *= 0.01
+    assert ratio(outputs, found, "int8") < LEAST_SIGNAL_TO_NOISE["int8"]
+
+
+def test_an_output_that_is_no_number_is_not_written(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ssd_graph.onnx_model.export._run", lambda *args: [run(*args)[0], np.full_like(run(*args)[1], np.nan)]
+    )
+    with pytest.raises(InputError, match="only nan dB above"):
+        export(checkpoint, tmp_path / "a.onnx", raw=True)
     assert not list(tmp_path.iterdir())
 
 
