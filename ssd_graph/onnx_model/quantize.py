@@ -17,6 +17,7 @@ import torch
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
+from ssd_graph.cli import InputError
 from ssd_graph.onnx_model.graph import network_nodes, strip_traces, tapped
 
 _QUANTISED_OPERATORS = ("Conv", "Relu", "Add", "MaxPool")
@@ -41,6 +42,9 @@ def quantise(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mode
     Args:
         model: in float32, opset 13 or newer.
         batches: the network's inputs, as the model takes them and of one image each, to measure ranges on.
+
+    Raises:
+        InputError: the network computes infinities or what is no number.
     """
     batches = list(batches)
     prepared = onnx.ModelProto()
@@ -88,8 +92,11 @@ def _ranges(model: onnx.ModelProto, names: Collection[str], batches: Iterable[np
     for batch in batches:
         arrays: Any = session.run(None, {model.graph.input[0].name: batch})
         for name, array in zip(names, arrays, strict=True):
+            ends = array.min(), array.max()
+            if not np.isfinite(ends).all():
+                raise InputError("the network makes no numbers of a calibration image; train it with a lower --lr")
+            edges = np.linspace(*ends, _NUM_BINS + 1)
             counts = torch.histc(torch.from_numpy(array), _NUM_BINS).numpy()
-            edges = np.linspace(array.min(), array.max(), _NUM_BINS + 1)
             found[name].append((counts, (edges[1:] + edges[:-1]) / 2))
     best = {name: _best_range(*map(np.stack, zip(*pairs, strict=True))) for name, pairs in found.items()}
     return {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in best.items()}

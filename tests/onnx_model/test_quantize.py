@@ -10,6 +10,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
+from ssd_graph.cli import InputError
 from ssd_graph.onnx_model import quantize
 from ssd_graph.onnx_model.export import sample_images
 from ssd_graph.onnx_model.graph import network_outputs, tapped
@@ -159,6 +160,16 @@ def test_the_range_of_one_image_has_the_least_squared_error(sign):
 
     assert (low, high)[sign > 0] * (low, high)[sign < 0] == 0
     assert error(max(high, -low)) < 1.02 * min(error(end) for end in np.linspace(1, 5, 100))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_makes_no_numbers_is_refused(model, value):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    bias = next(t for t in broken.graph.initializer if t.name == "network.extra.0.0.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(tuple(bias.dims), value, np.float32), bias.name))
+    with pytest.raises(InputError, match="makes no numbers of a calibration image; train it with a lower --lr"):
+        quantised(broken)
 
 
 def test_activations_that_are_all_zero_have_a_range():
