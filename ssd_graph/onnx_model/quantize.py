@@ -105,8 +105,8 @@ def _ranges(model: onnx.ModelProto, names: Collection[str], batches: Iterable[np
 def _best_range(counts: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """The range that costs a typical image the least.
 
-    A share of all images has spots where activations grow twentyfold from block to block. A range that holds these
-    leaves few levels to all others, for nothing: what is said of those spots matters little. So it is not the error
+    One image of ten has spots where activations grow from block to block, to many times the usual. A range that holds
+    these leaves few levels to all other images, for nothing: what is said of those spots matters little. So it is not the error
     that is averaged over images, nor their greatest values, but the error's logarithm.
 
     Args:

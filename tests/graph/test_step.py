@@ -20,6 +20,8 @@ from ssd_graph.graph.step import Predict, TrainStep, device_default_boxes
 from tests import reference
 
 CONFIG = model_config("ssd300-nano", 7)
+TINY = replace(CONFIG, trunk_blocks=(1, 1, 1), trunk_channels=(8, 8, 8), extra_channels=((8, 8),) * 5)
+"""For fp16, in which CPUs take seconds for the smallest preset."""
 RECIPE = replace(RECIPES["mlperf-256"], augment=AugmentConfig())
 DEFAULTS = device_default_boxes("cpu")
 
@@ -41,7 +43,7 @@ def make_batch(seed, num_images=2, num_boxes=8):
 
 def new_state(step, dtype=torch.float32):
     torch.manual_seed(0)
-    return step.layout.load(SSD300(CONFIG).state_dict(), dtype)
+    return step.layout.load(SSD300(step.model.config).state_dict(), dtype)
 
 
 def run(step, function, dtype, num_steps, rate=0.004):
@@ -208,7 +210,7 @@ def test_the_moving_average_follows_the_parameters_and_skips_with_them():
 
 def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_streak(monkeypatch):
     monkeypatch.setattr("ssd_graph.graph.step.GROWTH_INTERVAL", 3)
-    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True), amp="fp16")
+    step = TrainStep(TINY, replace(RECIPE, dynamic_loss_scale=True), amp="fp16")
     state = new_state(step)._replace(loss_scale=torch.tensor(2.0**127))  # float32 ends at 2**128
     scales, streaks = [], []
     for s in range(6):
@@ -224,7 +226,7 @@ def test_a_dynamic_loss_scale_halves_at_an_overflow_and_doubles_after_a_long_str
 
 @pytest.mark.parametrize(("amp", "scale"), [("fp16", 1.0), ("bf16", 2.0), ("off", 2.0)])
 def test_a_dynamic_loss_scale_stops_falling_at_one_and_is_of_fp16_alone(amp, scale):
-    step = TrainStep(CONFIG, replace(RECIPE, dynamic_loss_scale=True), amp=amp)
+    step = TrainStep(TINY, replace(RECIPE, dynamic_loss_scale=True), amp=amp)
     state = new_state(step)._replace(loss_scale=torch.tensor(2.0))
     state.parameters[0] = float("nan")
     for _ in range(2):
@@ -242,7 +244,7 @@ def test_every_option_of_the_recipe_is_still_one_graph():
         loss_scale=1024.0,
         freeze="layer2",
     )
-    step = TrainStep(CONFIG, recipe, amp="fp16")
+    step = TrainStep(TINY, recipe, amp="fp16")
     state = new_state(step)
     state = state._replace(ema=state.parameters.clone())
     compiled = compile_graph(step.__call__, "aot_eager")

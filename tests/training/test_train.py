@@ -146,7 +146,7 @@ def test_resuming_with_another_recipe_says_what_changed(trained, tiny_coco, tmp_
 def test_a_resumed_run_gets_the_loss_scale_and_the_moving_average_that_it_asks_for(trained, tiny_coco, tmp_path):
     shutil.copytree(trained, tmp_path / "run", symlinks=True)
     for step, scale in ((7, 64.0), (8, 32.0)):
-        recipe = replace(RECIPES["shapes"], batch_size=4, evaluation_epochs=(), loss_scale=scale, ema_decay=0.5)
+        recipe = replace(RECIPES["shapes"], batch_size=1, evaluation_epochs=(), loss_scale=scale, ema_decay=0.5)
         train_tiny(tiny_coco, tmp_path / "run", max_steps=step, resume="auto", recipe=recipe, amp="fp16")
         checkpoint = load_checkpoint(tmp_path / "run" / "last.pth")
         assert checkpoint.optimizer["loss_scale"] == scale
