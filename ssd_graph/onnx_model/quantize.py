@@ -106,8 +106,8 @@ def _best_range(counts: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """The range that costs a typical image the least.
 
     One image of ten has spots where activations grow from block to block, to many times the usual. A range that holds
-    these leaves few levels to all other images, for nothing: what is said of those spots matters little. So it is not the error
-    that is averaged over images, nor their greatest values, but the error's logarithm.
+    these leaves few levels to all other images, for nothing: what is said of those spots matters little. So it is not
+    the error that is averaged over images, nor their greatest values, but the error's logarithm.
 
     Args:
         counts: how often each of `values` [M, bins] occurs in each image [M, bins].
