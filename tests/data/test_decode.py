@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ssd_graph.cli import InputError
 from ssd_graph.data.decode import decode, decode_part, orientation
@@ -65,6 +65,22 @@ def test_a_png_is_decoded_for_its_orientation_only_if_there_may_be_one_behind_it
             assert orientation(image) == tag
     assert decoded == ["late"]
     assert decode(tmp_path / "late.png", upright=True).size == (20, 30)
+
+
+def test_the_orientation_that_other_programs_write_as_text_into_a_png_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lines = exif.tobytes().hex()
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for name, text in (
+        ("Raw profile type exif", f"\nexif\n{len(lines) // 2:8}\n{lines}\n"),
+        ("XML:com.adobe.xmp", xmp),
+    ):
+        info = PngInfo()
+        info.add_itxt(name, text) if name.startswith("XML") else info.add_text(name, text, zip=True)
+        Image.new("RGB", (30, 20)).save(tmp_path / "a.png", pnginfo=info)
+        with Image.open(tmp_path / "a.png") as image:
+            assert orientation(image) == 6, name
 
 
 def test_exif_orientation_is_ignored_unless_asked_for(stored_turned):
