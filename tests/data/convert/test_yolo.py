@@ -105,6 +105,7 @@ def test_labels_beside_images_that_are_gone_are_counted_and_other_texts_are_not(
         picture(tmp_path / "in" / "train" / f"{name}.jpg")
         write(tmp_path / "in" / "train" / f"{name}.TXT", f"{LABEL}\n")
     write(tmp_path / "in" / "train" / "c.txt", f"{LABEL}\n")
+    write(tmp_path / "in" / "train" / "._a.xml", "of macOS")  # which does not make it VOC
     write(tmp_path / "in" / "train" / "licence.txt", "all rights\n")
     write(tmp_path / "in" / "train" / "empty.txt", "")
     converted(tmp_path / "in", code=1)
